@@ -1,0 +1,7 @@
+#include "arrays.hpp"
+
+namespace nucfast::bindings {
+
+void bind_contours(py::module_&) {}
+
+}  // namespace nucfast::bindings

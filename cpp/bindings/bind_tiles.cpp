@@ -1,0 +1,7 @@
+#include "arrays.hpp"
+
+namespace nucfast::bindings {
+
+void bind_tiles(py::module_&) {}
+
+}  // namespace nucfast::bindings

@@ -1,0 +1,1 @@
+"""Every nucleus of a whole-slide image, outlined and classified."""
