@@ -1,1 +1,1 @@
-"""TBD."""
+"""The models that ship with the package, a folder each."""

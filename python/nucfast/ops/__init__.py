@@ -1,1 +1,30 @@
-"""TBD."""
+"""The kernels: plain functions on NumPy arrays, computed in C++ with the GIL released."""
+
+from nucfast.ops.components import label
+from nucfast.ops.contours import Rings, contours
+from nucfast.ops.distance import distance_transform
+from nucfast.ops.overlap import Matches, Overlaps, match, overlaps
+from nucfast.ops.properties import region_properties
+from nucfast.ops.rasterize import rasterize
+from nucfast.ops.split import split_instances
+from nucfast.ops.tiles import blend, stitch, tile
+from nucfast.ops.watershed import find_seeds, watershed
+
+__all__ = [
+    "Matches",
+    "Overlaps",
+    "Rings",
+    "blend",
+    "contours",
+    "distance_transform",
+    "find_seeds",
+    "label",
+    "match",
+    "overlaps",
+    "rasterize",
+    "region_properties",
+    "split_instances",
+    "stitch",
+    "tile",
+    "watershed",
+]

@@ -1,1 +1,7 @@
-"""TBD."""
+"""The main job: slides in, nuclei out, region by region."""
+
+from nucfast.pipeline.config import InferConfig
+from nucfast.pipeline.evaluate import evaluate_dataset
+from nucfast.pipeline.infer import Event, RunReport, SlideReport, infer, segment
+
+__all__ = ["Event", "InferConfig", "RunReport", "SlideReport", "evaluate_dataset", "infer", "segment"]

@@ -1,0 +1,59 @@
+"""``nucfast doctor``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from nucfast.errors import NucfastError
+from nucfast.version import VERSION
+
+PACKAGES = {
+    "openvino": "the CPU engine",
+    "onnxruntime": "pip install 'nucfast[cpu]'",
+    "onnxruntime-gpu": "pip install 'nucfast[gpu]'",
+    "openslide-python": "vendor formats",
+    "tifffile": "TIFF and OME-TIFF",
+    "pyarrow": "GeoParquet",
+    "geopandas": "pip install 'nucfast[pandas]'",
+    "torch": "pip install 'nucfast[train]'",
+}
+REQUIRED = {"openvino", "openslide-python", "tifffile", "pyarrow"}
+
+
+@click.command("doctor")
+def command() -> int:
+    """Tell what this installation has: versions, processors, engines, models. Exit code 1 if something is wrong."""
+    from nucfast.engine import available_cpus, create_engine, list_bundles
+
+    wrong: list[str] = []
+    click.echo(f"nucfast {VERSION}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo(f"processors this process may use: {available_cpus()}")
+    found = {}
+    for name, purpose in PACKAGES.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+            if name in REQUIRED:
+                wrong.append(f"{name} is missing ({purpose}): pip install --force-reinstall nucfast")
+        click.echo(f"  {name:18} {found[name] or f'not installed ({purpose})'}")
+    if found["onnxruntime"] and found["onnxruntime-gpu"]:
+        wrong.append(
+            "onnxruntime and onnxruntime-gpu overwrite each other's files: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'nucfast[gpu]'"
+        )
+    try:
+        bundles = list_bundles()
+        if not bundles:
+            wrong.append("no model is installed: pip install --force-reinstall nucfast")
+        for bundle in bundles:
+            click.echo(f"model {bundle.name} {bundle.version}: files intact; runs on {create_engine(bundle).description}")
+    except NucfastError as error:
+        wrong.append(str(error))
+    for problem in wrong:
+        click.echo(f"problem: {problem}", err=True)
+    click.echo("problems: " + (str(len(wrong)) if wrong else "none"))
+    return 1 if wrong else 0

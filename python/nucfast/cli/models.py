@@ -1,0 +1,34 @@
+"""``nucfast models``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from nucfast.engine import list_bundles
+
+
+@click.command("models")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per model.")
+def command(as_json: bool) -> None:
+    """List the models that are installed: what they find, how well, and under which licence."""
+    for bundle in list_bundles():
+        names = [entry.name for entry in bundle.classes]
+        if as_json:
+            facts = {
+                "name": bundle.name,
+                "version": bundle.version,
+                "description": bundle.description,
+                "mpp": bundle.mpp,
+                "classes": names,
+                "licence": bundle.licence,
+                "accuracy": [dict(entry) for entry in bundle.accuracy],
+            }
+            click.echo(json.dumps(facts))
+            continue
+        click.echo(f"{bundle.name} {bundle.version}: {bundle.description}")
+        click.echo(f"  {bundle.mpp:g} um/px; classes: {', '.join(names)}; licence: {bundle.licence}")
+        for entry in bundle.accuracy:
+            figures = ", ".join(f"{key} {value:.3f}" for key, value in entry.items() if isinstance(value, float))
+            click.echo(f"  {entry['data']} {entry['split']}: {figures}")

@@ -1,0 +1,52 @@
+"""What a run can be told, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nucfast.errors import NucfastError
+
+FORMATS = ("geoparquet", "geojson.gz")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Settings of a run.
+
+    Attributes:
+        model: name of a shipped bundle, or path of one.
+        device: "auto", "cpu", "cuda", "cuda:0".
+        engine: "auto", "openvino", "onnxruntime".
+        precision: "auto", "fp32", "bf16".
+        threads: processor threads; None: as many as this process may use.
+        formats: result files to write, names of ``nucfast.output.FORMATS``.
+        overlay: also write a picture of the slide with the outlines.
+        mpp: um per level-0 pixel, for all slides, instead of what they say.
+        region_px: side of a region in model pixels: the unit of work, memory and resumption.
+        batch: tiles that go through the network at once.
+        tissue_only: leave out regions without tissue.
+        overwrite: do finished slides again.
+    """
+
+    model: str = "he-fast"
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    formats: tuple[str, ...] = FORMATS
+    overlay: bool = True
+    mpp: float | None = None
+    region_px: int = 4096
+    batch: int = 1
+    tissue_only: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.region_px < 64:
+            raise NucfastError(f"region_px: expected at least 64, got {self.region_px}")
+        if self.batch < 1:
+            raise NucfastError(f"batch: expected at least 1, got {self.batch}")
+        if self.threads is not None and self.threads < 1:
+            raise NucfastError(f"threads: expected at least 1, got {self.threads}")
+        if self.mpp is not None and not 0.05 <= self.mpp <= 20:
+            raise NucfastError(f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}")

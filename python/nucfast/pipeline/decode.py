@@ -1,0 +1,154 @@
+"""From the network's maps of a region to the nuclei it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucfast.engine import Bundle
+from nucfast.nuclei import Nuclei
+from nucfast.ops import contours, label, region_properties, split_instances
+from nucfast.pipeline.grid import Region, Window
+from nucfast.pipeline.maps import Maps
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A region's nuclei, and how many of them may be cut because they reach past the halo."""
+
+    nuclei: Nuclei
+    oversized: int
+
+
+def decode_region(
+    maps: Maps,
+    image: NDArray[np.uint8],
+    region: Region,
+    bundle: Bundle,
+    *,
+    scale: float,
+    mpp: float,
+    slide: Window,
+) -> Decoded:
+    """Turn maps into the nuclei whose centroid lies in ``region.owned``.
+
+    Args:
+        maps: the bundle's outputs over ``region.decoded``.
+        image: (H, W, 3) uint8, the pixels of ``region.decoded``.
+        region: where they lie.
+        bundle: decoder settings and classes.
+        scale: level-0 pixels per model pixel.
+        mpp: um per level-0 pixel.
+        slide: the whole slide in model pixels; an object cut by its edge is not oversized.
+    """
+    settings, window, um = bundle.decoder, region.decoded, mpp * scale
+    nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
+    mask = fill_holes(nucleus >= settings.nucleus_threshold, max_px=settings.max_hole_um2 / um**2)
+    labels = split_instances(np.ascontiguousarray(maps["distance"][..., 0]), mask, min_rise=settings.min_rise)
+    shape = region_properties(labels, intensity=np.dstack([image, nucleus]))
+    count = shape["area"].size
+
+    corner = np.array([window.top, window.left])
+    # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a corner
+    # disturbs, so that the same nucleus has the same position whichever region it is found in.
+    centroid = np.round((shape["centroid"] + corner) * 1024.0) / 1024.0
+    owned = region.owned
+    keep = (
+        (shape["area"] * um**2 >= settings.min_area_um2)
+        & (centroid >= [owned.top, owned.left]).all(axis=1)
+        & (centroid < [owned.bottom, owned.right]).all(axis=1)
+    )
+    class_id, class_probability = vote(maps, labels, shape["first_pixel"], bundle)
+    vertices, offsets = _rings(labels, keep)
+    first = shape["first_pixel"][keep].astype(np.int64) + corner
+    box = shape["bbox"][keep] + np.tile(corner, 2)
+    means = shape["mean_intensity"][keep]
+    lengths_um = {
+        "perimeter_um": shape["perimeter"],
+        "major_axis_um": shape["major_axis_length"],
+        "minor_axis_um": shape["minor_axis_length"],
+    }
+    features = {
+        "area_um2": shape["area"][keep] * um**2,
+        **{name: value[keep] * um for name, value in lengths_um.items()},
+        "eccentricity": shape["eccentricity"][keep],
+        "solidity": shape["solidity"][keep],
+        "circularity": shape["circularity"][keep],
+        "orientation_rad": shape["orientation"][keep],
+        "mean_red": means[:, 0],
+        "mean_green": means[:, 1],
+        "mean_blue": means[:, 2],
+    }
+    assert count == 0 or offsets.size == keep.sum() + 1
+    nuclei = Nuclei(
+        id=first[:, 0] << 32 | first[:, 1],
+        x=(centroid[keep, 1] + 0.5) * scale,
+        y=(centroid[keep, 0] + 0.5) * scale,
+        bbox=box[:, [1, 0, 3, 2]] * scale,
+        class_id=class_id[keep],
+        probability=(means[:, 3] / 255.0).astype(np.float32),
+        class_probability=class_probability[keep],
+        features={name: value.astype(np.float32) for name, value in features.items()},
+        vertices=(vertices + corner[::-1]) * scale,
+        offsets=offsets,
+        classes=bundle.classes,
+        mpp=mpp,
+    )
+    return Decoded(nuclei, _count_cut(box, window, slide))
+
+
+def fill_holes(mask: NDArray[np.bool_], *, max_px: float) -> NDArray[np.bool_]:
+    """Close holes of at most ``max_px`` pixels that do not reach the edge of the mask."""
+    background = label(~mask, connectivity=4)
+    small = np.bincount(background.ravel()) <= max_px
+    for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
+        small[edge] = False
+    small[0] = False  # the mask itself
+    return mask | small[background] if small.any() else mask
+
+
+def vote(
+    maps: Maps, labels: NDArray[np.int32], first_pixel: NDArray[np.int32], bundle: Bundle
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Class of each nucleus, by the mean class probabilities over its pixels, and that mean.
+
+    Without a class output every nucleus has the bundle's only class, or 0 if it has none.
+    """
+    count = first_pixel.shape[0]
+    if "class" not in maps:
+        only = bundle.classes[0].id if bundle.classes else 0
+        return np.full(count, only, np.uint8), np.ones(count, np.float32)
+    stride = bundle.output("class").stride
+    # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
+    sampled = np.ascontiguousarray(labels[::stride, ::stride])
+    mean = region_properties(sampled, intensity=np.ascontiguousarray(maps["class"]), count=count)["mean_intensity"]
+    missed = np.isnan(mean[:, 0])  # so thin that no sample hit it
+    rows, cols = first_pixel[missed].T // stride
+    mean[missed] = maps["class"][rows, cols]
+    best = mean.argmax(axis=1)
+    ids = np.array([entry.id for entry in bundle.classes], np.uint8)
+    return ids[best], (mean[np.arange(count), best] / 255.0).astype(np.float32)
+
+
+def _rings(labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Outlines of the kept labels; labels are 4-connected, so ring i belongs to label i + 1."""
+    rings = contours(labels, style="midpoints")
+    lengths = np.diff(rings.offsets)
+    offsets = np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
+    return rings.points[np.repeat(keep, lengths)].astype(np.float64), offsets
+
+
+def _count_cut(box: NDArray[np.int64], window: Window, slide: Window) -> int:
+    """How many boxes touch an edge of the window where the slide goes on."""
+    cut = np.zeros(box.shape[0], bool)
+    if window.top > slide.top:
+        cut |= box[:, 0] <= window.top
+    if window.left > slide.left:
+        cut |= box[:, 1] <= window.left
+    if window.bottom < slide.bottom:
+        cut |= box[:, 2] >= window.bottom
+    if window.right < slide.right:
+        cut |= box[:, 3] >= window.right
+    return int(cut.sum())

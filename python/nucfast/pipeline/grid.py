@@ -1,0 +1,99 @@
+"""Where regions and tiles lie. Everything here is integer arithmetic on the slide's model-pixel grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """Half-open rectangle of model pixels: rows [top, bottom), columns [left, right)."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    def grown(self, by_px: int, *, align_px: int, within: Window) -> Window:
+        """This window grown on every side, then outwards to multiples of ``align_px``, clipped to ``within``."""
+        return Window(
+            max((self.top - by_px) // align_px * align_px, within.top),
+            max((self.left - by_px) // align_px * align_px, within.left),
+            min(-((-self.bottom - by_px) // align_px) * align_px, within.bottom),
+            min(-((-self.right - by_px) // align_px) * align_px, within.right),
+        )
+
+
+@dataclass(frozen=True)
+class Region:
+    """The unit of work.
+
+    ``owned``: nuclei whose centroid lies here belong to this region. ``decoded``: owned plus halo, what the
+    decoder sees, so that every owned nucleus is whole. ``read``: decoded plus the context that the network
+    needs to be right up to the edge of ``decoded``. The last two start at multiples of the network's stride,
+    so that the network's own sampling grid is the same on all regions.
+    """
+
+    index: int
+    owned: Window
+    decoded: Window
+    read: Window
+
+
+def regions(
+    width_px: int, height_px: int, *, region_px: int, halo_px: int, margin_px: int, stride_px: int
+) -> Iterator[Region]:
+    """Cut a slide of ``width_px`` x ``height_px`` model pixels into regions, row by row."""
+    whole = Window(0, 0, height_px, width_px)
+    index = 0
+    for top in range(0, height_px, region_px):
+        for left in range(0, width_px, region_px):
+            owned = Window(top, left, min(top + region_px, height_px), min(left + region_px, width_px))
+            decoded = owned.grown(halo_px, align_px=stride_px, within=whole)
+            yield Region(index, owned, decoded, decoded.grown(margin_px, align_px=stride_px, within=whole))
+            index += 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis: it covers [start, start + size), and its result is used in [begin, end)."""
+
+    start: int
+    begin: int
+    end: int
+
+
+def spans(extent_px: int, *, tile_px: int, margin_px: int, stride_px: int) -> tuple[int, list[Span]]:
+    """Cover ``extent_px`` with the fewest tiles of at most ``tile_px`` that overlap by two margins.
+
+    The ends of the extent need no margin: there the network sees what it saw at the borders of its training
+    patches. Tiles are only as large as an even split needs.
+
+    Args:
+        extent_px: a multiple of ``stride_px``.
+        tile_px: largest tile, more than two margins.
+        margin_px: pixels at a tile's inner edges that are not used.
+        stride_px: tiles start at, and measure, multiples of it.
+
+    Returns:
+        The tile size and the tiles in order; their [begin, end) are the extent without gap or overlap.
+    """
+    count = max(1, math.ceil((extent_px - 2 * margin_px) / (tile_px - 2 * margin_px)))
+    if count == 1 or extent_px <= tile_px:
+        return extent_px, [Span(0, 0, extent_px)]
+    size = math.ceil((extent_px + (count - 1) * 2 * margin_px) / count / stride_px) * stride_px
+    starts = [round(i * (extent_px - size) / (count - 1) / stride_px) * stride_px for i in range(count)]
+    cuts = [0, *((a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), extent_px]
+    return size, [Span(start, begin, end) for start, begin, end in zip(starts, cuts, cuts[1:], strict=False)]

@@ -1,0 +1,227 @@
+"""The pipeline with a perfect network: cutting and stitching must change nothing at all."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from nucfast.engine import Bundle, DecoderSpec, OutputSpec
+from nucfast.nuclei import Nuclei, NucleusClass
+from nucfast.ops import distance_transform
+from nucfast.pipeline.decode import fill_holes
+from nucfast.pipeline.grid import Window, regions, spans
+from nucfast.pipeline.maps import predict_maps
+from nucfast.pipeline.slide_run import plan, run_regions
+from nucfast.pipeline.stages import Stages
+from nucfast.slide import open_slide
+from nucfast.testing import random_blobs
+
+CLASSES = (NucleusClass(1, "one", (255, 0, 0)), NucleusClass(2, "two", (0, 0, 255)))
+
+
+def make_bundle(*, tile_px=128, margin_px=16, halo_px=32):
+    return Bundle(
+        name="known",
+        version="1",
+        description="maps that are written in the image",
+        mpp=0.5,
+        tile_px=tile_px,
+        stride_px=16,
+        margin_px=margin_px,
+        halo_px=halo_px,
+        outputs=(
+            OutputSpec("nucleus", "probability", 1, 1),
+            OutputSpec("distance", "distance", 1, 1),
+            OutputSpec("class", "probability of each class", 2, 2),
+        ),
+        classes=CLASSES,
+        class_scheme=None,
+        decoder=DecoderSpec("climb", nucleus_threshold=128, min_rise=10, min_area_um2=4.0, max_hole_um2=5.0),
+        licence="none",
+    )
+
+
+@dataclass(frozen=True)
+class KnownMaps:
+    """An engine whose maps are the channels of the image: nucleus, distance, probability of the second class."""
+
+    bundle: Bundle
+    name: str = "known"
+    device: str = "cpu"
+    precision: str = "exact"
+    threads: int = 2
+    description: str = "known maps"
+
+    def run(self, tiles, *, out=None):
+        assert tiles.shape[1] % 16 == 0
+        assert tiles.shape[2] % 16 == 0
+        second = tiles[:, ::2, ::2, 2:3]
+        return {
+            "nucleus": tiles[..., 0:1].copy(),
+            "distance": tiles[..., 1:2].copy(),
+            "class": np.concatenate([255 - second, second], axis=3),
+        }
+
+
+@pytest.fixture(scope="module")
+def image():
+    """A dense field of touching nuclei, written as maps."""
+    labels = random_blobs((517, 643), count=900, seed=3)
+    distance = distance_transform(labels)
+    peak = np.zeros(labels.max() + 1)
+    np.maximum.at(peak, labels.ravel(), distance.ravel())
+    height = np.where(labels > 0, 255 * distance / np.maximum(peak[labels], 1), 0)
+    kind = np.where(labels % 3 == 0, 220, 30)
+    return np.dstack([np.where(labels > 0, 255, 0), height, kind]).astype(np.uint8)
+
+
+def run(image, bundle, *, region_px, batch=1, decoders=1, shuffle=None):
+    with open_slide(image) as slide:
+        layout = plan(slide, bundle, region_px=region_px)
+        todo = list(layout.regions)
+        if shuffle is not None:
+            np.random.default_rng(shuffle).shuffle(todo)
+        results = run_regions(
+            slide,
+            layout,
+            todo,
+            engine=KnownMaps(bundle),
+            bundle=bundle,
+            batch=batch,
+            decoders=decoders,
+            stages=Stages(),
+            finish=lambda region, decoded: None,
+        )
+        nuclei = Nuclei.concat([decoded.nuclei for _, decoded in results])
+    return nuclei[np.argsort(nuclei.id)]
+
+
+def assert_same(found, expected):
+    assert_array_equal(found.id, expected.id)
+    for name in ("x", "y", "bbox", "class_id", "probability", "class_probability", "vertices", "offsets"):
+        assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    for name in expected.features:
+        assert_array_equal(found.features[name], expected.features[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_region(image):
+    nuclei = run(image, make_bundle(), region_px=4096)
+    assert len(nuclei) > 300
+    assert np.unique(nuclei.id).size == len(nuclei)
+    return nuclei
+
+
+@pytest.mark.parametrize("region_px", [64, 100, 257, 350, 640])
+@pytest.mark.parametrize(
+    ("tile_px", "margin_px", "batch", "decoders", "shuffle"),
+    [(128, 16, 1, 1, None), (64, 16, 3, 3, 1), (256, 32, 2, 2, 2), (1024, 0, 1, 4, 3)],
+)
+def test_any_cut_gives_the_same_nuclei(image, one_region, region_px, tile_px, margin_px, batch, decoders, shuffle):
+    bundle = make_bundle(tile_px=tile_px, margin_px=margin_px, halo_px=64)
+    found = run(image, bundle, region_px=region_px, batch=batch, decoders=decoders, shuffle=shuffle)
+    assert_same(found, one_region)
+
+
+def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region):
+    twice = image.repeat(2, axis=0).repeat(2, axis=1)
+    with open_slide(twice, mpp=0.2527) as slide:
+        layout = plan(slide, make_bundle(), region_px=200)
+    assert layout.scale == 2.0  # 1 % from a whole number
+    bundle = make_bundle()
+    with open_slide(twice, mpp=0.25) as slide:
+        layout = plan(slide, bundle, region_px=200)
+        results = run_regions(
+            slide, layout, list(layout.regions), engine=KnownMaps(bundle), bundle=bundle, batch=1, decoders=2,
+            stages=Stages(), finish=lambda region, decoded: None,
+        )  # fmt: skip
+        found = Nuclei.concat([decoded.nuclei for _, decoded in results])
+    found = found[np.argsort(found.id)]
+    assert_array_equal(found.id, one_region.id)
+    assert_array_equal(found.vertices, 2 * one_region.vertices)
+    np.testing.assert_allclose(found.features["area_um2"], one_region.features["area_um2"], rtol=1e-6)
+
+
+def test_nuclei_larger_than_the_halo_are_reported():
+    image = np.zeros((300, 300, 3), np.uint8)
+    image[20:280, 140:170] = 255  # 130 um long
+    with open_slide(image) as slide:
+        bundle = make_bundle(halo_px=16)
+        layout = plan(slide, bundle, region_px=100)
+        results = run_regions(
+            slide, layout, list(layout.regions), engine=KnownMaps(bundle), bundle=bundle, batch=1, decoders=1,
+            stages=Stages(), finish=lambda region, decoded: None,
+        )  # fmt: skip
+        assert sum(decoded.oversized for _, decoded in results) > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    region_px=st.integers(16, 300),
+    halo_px=st.integers(0, 64),
+    margin_px=st.integers(0, 64),
+)
+def test_regions_own_every_pixel_once(width, height, region_px, halo_px, margin_px):
+    owners = np.zeros((height, width), int)
+    for region in regions(
+        width, height, region_px=region_px, halo_px=halo_px, margin_px=margin_px, stride_px=16
+    ):
+        owned, decoded, read = region.owned, region.decoded, region.read
+        owners[owned.top : owned.bottom, owned.left : owned.right] += 1
+        for outer, inner, px in ((decoded, owned, halo_px), (read, decoded, margin_px)):
+            assert outer.top % 16 == 0
+            assert outer.left % 16 == 0
+            assert outer.top <= max(0, inner.top - px)
+            assert outer.bottom >= min(height, inner.bottom + px)
+            assert outer.left <= max(0, inner.left - px)
+            assert outer.right >= min(width, inner.right + px)
+    assert (owners == 1).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(extent=st.integers(1, 200), tile=st.integers(3, 20), margin=st.integers(0, 4))
+def test_spans_cover_with_margins(extent, tile, margin):
+    stride = 16
+    extent_px, tile_px, margin_px = extent * stride, tile * stride, margin * stride // 4
+    if tile_px <= 2 * margin_px:
+        return
+    size, tiles = spans(extent_px, tile_px=tile_px, margin_px=margin_px, stride_px=stride)
+    assert size <= tile_px
+    assert size % stride == 0
+    assert [tiles[0].begin, *(t.end for t in tiles)] == [*(t.begin for t in tiles), extent_px]
+    for t in tiles:
+        assert t.start % stride == 0
+        assert 0 <= t.start <= extent_px - size
+        assert t.begin - t.start >= (margin_px if t.begin > 0 else 0)
+        assert t.start + size - t.end >= (margin_px if t.end < extent_px else 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (15, 33), (200, 130), (300, 517)])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_maps_do_not_depend_on_tiles(shape, batch):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    bundle = make_bundle(tile_px=64, margin_px=16)
+    maps = predict_maps(KnownMaps(bundle), bundle, image, batch=batch)
+    assert_array_equal(maps["nucleus"][..., 0], image[..., 0])
+    assert_array_equal(maps["distance"][..., 0], image[..., 1])
+    assert_array_equal(maps["class"][..., 1], image[::2, ::2, 2])
+
+
+def test_fill_holes_closes_only_small_inner_ones():
+    mask = np.ones((12, 12), bool)
+    mask[2:4, 2:4] = False  # 4 px
+    mask[6:9, 6:9] = False  # 9 px
+    mask[5, 0] = False  # at the edge: may go on outside
+    filled = fill_holes(mask, max_px=4)
+    assert filled[2:4, 2:4].all()
+    assert not filled[6:9, 6:9].any()
+    assert not filled[5, 0]
+
+
+def test_window_grows_to_whole_strides_within_the_slide():
+    assert Window(20, 20, 40, 40).grown(5, align_px=16, within=Window(0, 0, 100, 47)) == Window(0, 0, 48, 47)

@@ -1,0 +1,1 @@
+"""Training of the networks that nucfast ships; needs the extra ``nucfast[train]``."""
