@@ -9,6 +9,7 @@ void bind_contours(py::module_& m);
 void bind_distance(py::module_& m);
 void bind_overlap(py::module_& m);
 void bind_properties(py::module_& m);
+void bind_rasterize(py::module_& m);
 void bind_split(py::module_& m);
 void bind_tiles(py::module_& m);
 void bind_watershed(py::module_& m);
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_core, m) {
     bind_distance(m);
     bind_overlap(m);
     bind_properties(m);
+    bind_rasterize(m);
     bind_split(m);
     bind_tiles(m);
     bind_watershed(m);

@@ -1,5 +1,7 @@
 """C++ kernels of nucfast; use them through nucfast.ops."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,3 +24,35 @@ def overlaps(
     NDArray[np.int64],
     NDArray[np.float64],
 ]: ...
+
+# contours
+def contours(
+    labels: NDArray[np.int32], midpoints: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]: ...
+
+# properties
+def intensity_sums(labels: NDArray[np.int32], intensity: NDArray[Any], sums: NDArray[np.float64]) -> None: ...
+def region_properties(
+    labels: NDArray[np.int32],
+    area: NDArray[np.int64],
+    bbox: NDArray[np.int32],
+    first_pixel: NDArray[np.int32],
+    moments: NDArray[np.float64],
+    perimeter: NDArray[np.float64],
+    convex_area: NDArray[np.float64],
+) -> None: ...
+
+# rasterize
+def rasterize(
+    vertices: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    values: NDArray[np.int32],
+    out: NDArray[np.int32],
+) -> None: ...
+
+# tiles
+def blend(
+    tiles: NDArray[Any], origins: NDArray[np.int32], window: NDArray[np.float32], out: NDArray[np.float32]
+) -> None: ...
+def stitch(tiles: NDArray[Any], origins: NDArray[np.int32], margin_px: int, out: NDArray[Any]) -> None: ...
+def tile(image: NDArray[np.uint8], origins: NDArray[np.int32], fill: int, out: NDArray[np.uint8]) -> None: ...

@@ -1,0 +1,281 @@
+#include "nucfast/properties.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "nucfast/label_runs.hpp"
+
+namespace nucfast {
+namespace {
+
+struct Region {
+    std::int64_t area = 0;
+    std::int32_t min_row = -1;
+    std::int32_t first_col = -1;
+    std::int32_t max_row = 0;  // half-open, as max_col
+    std::int32_t min_col = std::numeric_limits<std::int32_t>::max();
+    std::int32_t max_col = 0;
+    double r = 0, c = 0, rr = 0, rc = 0, cc = 0;     // about (min_row, first_col)
+    std::array<std::int64_t, 4> border_pixels = {};  // by Step
+    std::int64_t last_extent = -1;
+};
+
+// The columns a label spans in one row, chained to the same label's extent in an earlier row.
+struct Extent {
+    std::int32_t row;
+    std::int32_t begin;
+    std::int32_t end;
+    std::int64_t earlier;
+};
+
+void expect_known(Label label, std::ptrdiff_t count) {
+    if (label > count) {
+        throw std::invalid_argument("labels: expected values of at most count = " + std::to_string(count) +
+                                    ", got " + std::to_string(label));
+    }
+}
+
+void add_run(std::int32_t row, std::int32_t begin, std::int32_t end, Region& region,
+             std::vector<Extent>& extents) {
+    if (region.area == 0) {
+        region.min_row = row;
+        region.first_col = begin;
+    }
+    if (region.max_row == row + 1) {
+        extents[region.last_extent].end = end;
+    } else {
+        extents.push_back({row, begin, end, region.last_extent});
+        region.last_extent = static_cast<std::int64_t>(extents.size()) - 1;
+    }
+    region.max_row = row + 1;
+    region.min_col = std::min(region.min_col, begin);
+    region.max_col = std::max(region.max_col, end);
+
+    region.area += end - begin;
+    const double pixels = end - begin;
+    const double r = row - region.min_row;
+    const double middle = 0.5 * (static_cast<double>(begin) + end - 1) - region.first_col;
+    const double sum = pixels * middle;
+    region.r += pixels * r;
+    region.c += sum;
+    region.rr += pixels * r * r;
+    region.rc += sum * r;
+    region.cc += sum * middle + pixels * (pixels * pixels - 1) / 12;
+}
+
+// One side of a hull: the corners (y, x) that are convex towards greater x. Corners come with falling y.
+class Chain {
+  public:
+    void clear() { corners_.clear(); }
+
+    void add(std::int64_t y, std::int64_t x) {
+        while (corners_.size() >= 2) {
+            const Corner& a = corners_[corners_.size() - 2];
+            const Corner& b = corners_.back();
+            if ((b.x - a.x) * (a.y - y) > (x - a.x) * (a.y - b.y)) break;  // b lies beyond the line from a
+            corners_.pop_back();
+        }
+        corners_.push_back({y, x});
+    }
+
+    // Twice the area between the chain and x = 0.
+    std::int64_t area() const {
+        std::int64_t sum = 0;
+        for (std::size_t i = 1; i < corners_.size(); ++i) {
+            sum += (corners_[i - 1].y - corners_[i].y) * (corners_[i - 1].x + corners_[i].x);
+        }
+        return sum;
+    }
+
+  private:
+    struct Corner {
+        std::int64_t y;
+        std::int64_t x;
+    };
+    std::vector<Corner> corners_;
+};
+
+class Hull {
+  public:
+    // The area of the hull of the chain of extents that ends at `last`.
+    double area(const std::vector<Extent>& extents, std::int64_t last) {
+        left_.clear();
+        right_.clear();
+        std::int64_t y = extents[last].row + std::int64_t{1};
+        std::int64_t begin = extents[last].begin;
+        std::int64_t end = extents[last].end;
+        for (std::int64_t i = last; i >= 0; i = extents[i].earlier) {
+            const Extent& extent = extents[i];
+            if (extent.row + std::int64_t{1} ==
+                y) {  // the lower side of this row is the upper side of the last
+                begin = std::min<std::int64_t>(begin, extent.begin);
+                end = std::max<std::int64_t>(end, extent.end);
+            } else {
+                add(y, begin, end);
+                begin = extent.begin;
+                end = extent.end;
+                y = extent.row + std::int64_t{1};
+            }
+            add(y, begin, end);
+            y = extent.row;
+            begin = extent.begin;
+            end = extent.end;
+        }
+        add(y, begin, end);
+        return 0.5 * static_cast<double>(right_.area() + left_.area());
+    }
+
+  private:
+    void add(std::int64_t y, std::int64_t begin, std::int64_t end) {
+        left_.add(y, -begin);
+        right_.add(y, end);
+    }
+
+    Chain left_;
+    Chain right_;
+};
+
+// What a border pixel adds to the perimeter.
+enum Step : std::uint8_t { none, straight, diagonal, mixed };
+
+// Indexed by 1 + 2 * (border pixels among the 4-neighbours) + 10 * (among the diagonal neighbours).
+constexpr std::array<Step, 50> make_steps() {
+    std::array<Step, 50> steps = {};
+    for (const int code : {5, 7, 15, 17, 25, 27}) steps[code] = straight;
+    for (const int code : {21, 33}) steps[code] = diagonal;
+    for (const int code : {13, 23}) steps[code] = mixed;
+    return steps;
+}
+constexpr std::array<Step, 50> steps = make_steps();
+
+// Three rows of the map that hold labels on border pixels and 0 elsewhere, with a column of zeros on either
+// side.
+class Border {
+  public:
+    explicit Border(Plane<const Label> labels)
+        : labels_(labels), rows_(static_cast<std::size_t>(3 * (labels.cols + 2))) {}
+
+    // Must be called for row 0, 1, ... in turn.
+    void count(std::ptrdiff_t r, std::vector<Region>& regions) {
+        if (r == 0) fill(0);
+        fill(r + 1);
+        const Label* above = row(r - 1);
+        const Label* here = row(r);
+        const Label* below = row(r + 1);
+        for (std::ptrdiff_t c = 0; c < labels_.cols; ++c) {
+            const Label label = here[c];
+            if (label == 0) continue;
+            const int sides =
+                (above[c] == label) + (below[c] == label) + (here[c - 1] == label) + (here[c + 1] == label);
+            const int corners = (above[c - 1] == label) + (above[c + 1] == label) + (below[c - 1] == label) +
+                                (below[c + 1] == label);
+            ++regions[label - 1].border_pixels[steps[1 + 2 * sides + 10 * corners]];
+        }
+    }
+
+  private:
+    Label* row(std::ptrdiff_t r) { return rows_.data() + (r + 3) % 3 * (labels_.cols + 2) + 1; }
+
+    void fill(std::ptrdiff_t r) {
+        Label* border = row(r);
+        const std::ptrdiff_t cols = labels_.cols;
+        if (r >= labels_.rows) {
+            std::fill_n(border, cols, 0);
+            return;
+        }
+        const Label* here = labels_.row(r);
+        if (r == 0 || r + 1 == labels_.rows || cols < 3) {
+            std::copy_n(here, cols, border);
+            return;
+        }
+        border[0] = here[0];
+        border[cols - 1] = here[cols - 1];
+        const Label* above = here - cols;
+        const Label* below = here + cols;
+        for (std::ptrdiff_t c = 1; c + 1 < cols; ++c) {  // no branch inside: compilers vectorise it
+            const Label l = here[c];
+            const Label differs = (above[c] ^ l) | (below[c] ^ l) | (here[c - 1] ^ l) | (here[c + 1] ^ l);
+            border[c] = differs == 0 ? 0 : l;
+        }
+    }
+
+    Plane<const Label> labels_;
+    std::vector<Label> rows_;
+};
+
+template <typename T, int channels>
+void add_pixels(const T* pixels, std::ptrdiff_t count, double* sums) {
+    using Sum = std::conditional_t<std::is_same_v<T, std::uint8_t>, std::uint32_t, double>;
+    constexpr std::ptrdiff_t block = 1 << 23;  // 255 times this fits 32 bits
+    for (std::ptrdiff_t begin = 0; begin < count; begin += block) {
+        const std::ptrdiff_t end = std::min(begin + block, count);
+        Sum partial[channels] = {};
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            for (int k = 0; k < channels; ++k) partial[k] += pixels[i * channels + k];
+        }
+        for (int k = 0; k < channels; ++k) sums[k] += partial[k];
+    }
+}
+
+}  // namespace
+
+void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out) {
+    expect_sides(labels, std::numeric_limits<std::int32_t>::max());
+    std::vector<Region> regions(static_cast<std::size_t>(count));
+    std::vector<Extent> extents;
+    Border border(labels);
+    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
+        for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
+            expect_known(label, count);
+            add_run(static_cast<std::int32_t>(r), static_cast<std::int32_t>(begin),
+                    static_cast<std::int32_t>(end), regions[label - 1], extents);
+        });
+        border.count(r, regions);  // after the runs, so every label of this row is known to be good
+    }
+
+    Hull hull;
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const Region& region = regions[i];
+        const bool exists = region.area > 0;
+        const auto& n = region.border_pixels;
+        out.area[i] = region.area;
+        const std::int32_t box[] = {exists ? region.min_row : 0, exists ? region.min_col : 0, region.max_row,
+                                    region.max_col};
+        std::copy_n(box, 4, out.bbox + 4 * i);
+        out.first_pixel[2 * i] = region.min_row;
+        out.first_pixel[2 * i + 1] = region.first_col;
+        const double moments[] = {region.r, region.c, region.rr, region.rc, region.cc};
+        std::copy_n(moments, 5, out.moments + 5 * i);
+        out.perimeter[i] = static_cast<double>(n[straight]) +
+                           static_cast<double>(n[diagonal]) * std::sqrt(2.0) +
+                           static_cast<double>(n[mixed]) * (0.5 * (1 + std::sqrt(2.0)));
+        out.convex_area[i] = exists ? hull.area(extents, region.last_extent) : 0;
+    }
+}
+
+template <typename T>
+void intensity_sums(Plane<const Label> labels, Image<const T> intensity, Plane<double> sums) {
+    const std::ptrdiff_t channels = intensity.channels;
+    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
+        const T* row = intensity.row(r);
+        for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
+            expect_known(label, sums.rows);
+            double* sum = sums.row(label - 1);
+            const T* pixels = row + begin * channels;
+            if (channels == 1) return add_pixels<T, 1>(pixels, end - begin, sum);
+            if (channels == 3) return add_pixels<T, 3>(pixels, end - begin, sum);
+            for (std::ptrdiff_t i = 0; i < (end - begin) * channels; i += channels) {
+                for (std::ptrdiff_t k = 0; k < channels; ++k) sum[k] += pixels[i + k];
+            }
+        });
+    }
+}
+
+template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, Plane<double>);
+template void intensity_sums(Plane<const Label>, Image<const float>, Plane<double>);
+
+}  // namespace nucfast
