@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +18,8 @@ _ROW_GROUP_ROWS = 65536
 
 class GeoParquetWriter(Writer):
     """WKB polygons, a bbox covering, the class as dictionary, zstd."""
+
+    _parquet: Any = None
 
     def _begin(self) -> None:
         self._kept: list[Nuclei] = []
@@ -37,6 +42,13 @@ class GeoParquetWriter(Writer):
         if self._kept:
             self._write_group(Nuclei.concat(self._kept))
         self._parquet.close()
+
+    def _release(self) -> None:
+        # Closing writes a footer, which may fail just like what failed before; it is thrown away anyhow.
+        if self._parquet is not None:
+            with contextlib.suppress(OSError):
+                self._parquet.close()
+            self._parquet.is_open = False
 
     def _write_group(self, nuclei: Nuclei) -> None:
         if len(nuclei):

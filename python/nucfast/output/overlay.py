@@ -113,6 +113,8 @@ def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) 
     draw = ImageDraw.Draw(picture)
     pad, row = size // 2, round(size * 1.5)
     width = round(max(draw.textlength(text, font) for text in texts)) + size + 3 * pad
+    if 2 * width > picture.width or 2 * (row * len(texts) + pad) > picture.height:
+        return  # it would hide the picture
     draw.rectangle(
         (pad, pad, pad + width, 2 * pad + row * len(texts)), fill=(255, 255, 255), outline=(96, 96, 96)
     )

@@ -176,7 +176,9 @@ class Writer(ABC):
 
     def abort(self) -> None:
         """Drop what was written; an older file stays as it was. Does nothing if closed or aborted before."""
-        self._target.discard()
+        if not self._file.closed:
+            self._release()
+            self._target.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +202,9 @@ class Writer(ABC):
     @abstractmethod
     def _end(self) -> None:
         """Write what was kept and what comes after the last row; leave the file open."""
+
+    def _release(self) -> None:  # noqa: B027
+        """Close what writes to the file and would otherwise complain once the file is gone."""
 
     def _guard(self, step: Callable[[], None]) -> None:
         try:
