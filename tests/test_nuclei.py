@@ -222,8 +222,7 @@ def test_labels_are_drawn_by_pixel_centres():
     expected[1:3, 1:5] = 1
     np.testing.assert_array_equal(labels, expected)
     assert labels.dtype == np.int32
-    np.testing.assert_array_equal(
-        nuclei.to_labels((3, 4), downsample=2), [[0, 0, 0, 0], [1, 1, 0, 0], [0, 2, 2, 0]]
-    )
+    finer = nuclei.to_labels((12, 16), downsample=0.5)
+    np.testing.assert_array_equal(finer, expected.repeat(2, axis=0).repeat(2, axis=1))
     with pytest.raises(ValueError, match="downsample: expected a positive number, got 0"):
         nuclei.to_labels((3, 4), downsample=0)

@@ -244,7 +244,7 @@ class Nuclei:
         Returns:
             (H, W) int32; row i of this table is label i + 1, 0 is background. Earlier rows win overlaps.
         """
-        from nucfast.ops.contours import rasterize
+        from nucfast.ops.rasterize import rasterize
 
         if not downsample > 0:
             raise ValueError(f"downsample: expected a positive number, got {downsample}")
