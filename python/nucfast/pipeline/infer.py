@@ -265,14 +265,7 @@ class _Job:
     def _write_results(
         self, slide: Slide, layout: Plan, parts: Sequence[Path], wanted: Sequence[Region]
     ) -> SlideReport:
-        info = SlideInfo(
-            name=slide.name,
-            width=slide.dimensions[0],
-            height=slide.dimensions[1],
-            mpp=layout.mpp,
-            mpp_source=slide.mpp_source,
-            bounds=slide.bounds,
-        )
+        info = SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds)
         model = {
             "name": self.bundle.name,
             "version": self.bundle.version,
@@ -282,10 +275,12 @@ class _Job:
         meta = {"slide": asdict(info), "model": model, "nucfast": VERSION}
         counts = {entry.name: 0 for entry in self.bundle.classes}
         oversized = 0
-        paths = {name: self.folder / FORMATS[name].file for name in self.config.formats}
+        paths = {name: self.folder / FORMATS[name] for name in self.config.formats}
         with self.stages.timed("write"):
             for name, path in paths.items():
-                with open_writer(name, path, slide=info, classes=self.bundle.classes, meta=meta) as writer:
+                with open_writer(
+                    name, path, slide_info=info, classes=self.bundle.classes, meta=meta
+                ) as writer:
                     for nuclei in _read_parts(parts):
                         writer.write(nuclei)
             for nuclei in _read_parts(parts):
