@@ -1,7 +1,21 @@
 #include "arrays.hpp"
+#include "nucfast/split.hpp"
 
 namespace nucfast::bindings {
 
-void bind_split(py::module_&) {}
+using namespace py::literals;
+
+void bind_split(py::module_& m) {
+    m.def(
+        "split_instances",
+        [](const py::array& height, const py::array& mask, int min_rise, py::array& nuclei) {
+            const auto heights = read<std::uint8_t>(height, "height");
+            const auto inside = read<bool>(mask, "mask", shape_of(height));
+            const auto out = write<Label>(nuclei, "out", shape_of(height));
+            const py::gil_scoped_release unlock;
+            return split_instances(heights, inside, min_rise, out);
+        },
+        "height"_a.noconvert(), "mask"_a.noconvert(), "min_rise"_a, "out"_a.noconvert());
+}
 
 }  // namespace nucfast::bindings

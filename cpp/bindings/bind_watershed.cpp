@@ -1,7 +1,38 @@
 #include "arrays.hpp"
+#include "nucfast/watershed.hpp"
 
 namespace nucfast::bindings {
 
-void bind_watershed(py::module_&) {}
+using namespace py::literals;
+
+namespace {
+
+template <typename T>
+void flood(const py::array& elevation, const py::array& mask, py::array& labels) {
+    const auto levels = read<T>(elevation, "elevation");
+    const auto inside = read<bool>(mask, "mask", shape_of(elevation));
+    const auto out = write<Label>(labels, "markers", shape_of(elevation));
+    const py::gil_scoped_release unlock;
+    watershed(levels, inside, out);
+}
+
+}  // namespace
+
+void bind_watershed(py::module_& m) {
+    m.def(
+        "watershed",
+        [](const py::array& elevation, const py::array& mask, py::array& labels) {
+            const auto dtype = elevation.dtype();
+            if (dtype.equal(py::dtype::of<std::uint8_t>())) {
+                return flood<std::uint8_t>(elevation, mask, labels);
+            }
+            if (dtype.equal(py::dtype::of<std::uint16_t>())) {
+                return flood<std::uint16_t>(elevation, mask, labels);
+            }
+            throw py::type_error("elevation: expected uint8 or uint16, got " +
+                                 py::str(dtype).cast<std::string>());
+        },
+        "elevation"_a.noconvert(), "mask"_a.noconvert(), "labels"_a.noconvert());
+}
 
 }  // namespace nucfast::bindings

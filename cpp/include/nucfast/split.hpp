@@ -1,0 +1,40 @@
+// Splits a mask into nuclei along the valleys of a height map (a predicted distance to the nucleus edge).
+//
+//   1. Every pixel of the mask points to the highest of its eight neighbours in the mask, if that is higher
+//      than itself. Equal heights count the earlier pixel in raster order as the higher one, so heights are
+//      strictly ordered and no pointer runs in a circle. Following the pointers leads to a summit; the
+//      pixels that share one are its basin.
+//   2. Basins that share an edge (4-neighbours) meet at a saddle: the maximum, over their pixel pairs, of the
+//      lower pixel's height. From the highest saddle down, two groups of basins are joined if the lower of
+//      their two summits rises less than `min_rise` above the saddle. What remains is one group per summit
+//      whose dynamics is at least `min_rise`: the way to any higher summit first loses that much height
+//      (Grimaud: A new measure of contrast: the dynamics, 1992).
+//   3. Climbing uses corners, saddles do not: a ridge one pixel wide that runs diagonally is one summit, but
+//   a
+//      valley one pixel wide that runs diagonally still separates. Pixels that hang on to their nucleus by a
+//      corner only are then dropped: of each group its largest 4-connected part is kept.
+//
+// The result is local, unlike that of a flooding queue: step 1 sees neighbours only, and how basins join in
+// step 2 depends only on what lies within `min_rise` of their own summits, that is on parts of the same
+// nucleus and their rims. Ties are broken by relative position alone. So away from its edges a crop of an
+// image, or the image shifted, has the same nuclei to the pixel, whatever lies at the far end of their clump.
+#pragma once
+
+#include <cstdint>
+
+#include "nucfast/view.hpp"
+
+namespace nucfast {
+
+// Fills `nuclei` with 1..n in raster order of the first pixel, 0 elsewhere, and returns n.
+//
+//   height    (H, W)  higher towards nucleus centres
+//   mask      (H, W)  nuclei live only where true
+//   min_rise          in units of `height`; 0 or less joins nothing
+//
+// The caller guarantees equal shapes; `nuclei` must not overlap the inputs. Throws std::length_error for 2^31
+// or more pixels. Linear in pixels; the saddles lower than `min_rise` below a summit are sorted.
+Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
+                      Plane<Label> nuclei);
+
+}  // namespace nucfast

@@ -1,0 +1,70 @@
+#include "nucfast/components.hpp"
+
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+
+namespace nucfast {
+
+namespace {
+
+template <typename T>
+std::vector<Label> labels_of(const std::vector<T>& image, std::ptrdiff_t cols, int connectivity,
+                             int threads = 1) {
+    const auto rows = static_cast<std::ptrdiff_t>(image.size()) / cols;
+    std::vector<Label> out(image.size(), -1);
+    label_components(Plane<const T>{image.data(), rows, cols}, connectivity, threads,
+                     Plane<Label>{out.data(), rows, cols});
+    return out;
+}
+
+}  // namespace
+
+TEST(components_connect_by_edges_or_corners) {
+    const std::vector<std::uint8_t> image{1, 0, 1,  //
+                                          0, 1, 0,  //
+                                          0, 1, 1};
+    CHECK((labels_of(image, 3, 8) == std::vector<Label>{1, 0, 1, 0, 1, 0, 0, 1, 1}));
+    CHECK((labels_of(image, 3, 4) == std::vector<Label>{1, 0, 2, 0, 3, 0, 0, 3, 3}));
+}
+
+TEST(components_tell_values_apart) {
+    const std::vector<Label> image{7, 7, 3,  //
+                                   0, 3, 3,  //
+                                   7, 0, 0};
+    CHECK((labels_of(image, 3, 8) == std::vector<Label>{1, 1, 2, 0, 2, 2, 3, 0, 0}));
+}
+
+TEST(components_do_not_depend_on_threads) {
+    const std::ptrdiff_t cols = 37;
+    std::vector<std::uint16_t> image(41 * static_cast<std::size_t>(cols));
+    std::uint32_t state = 1;
+    for (auto& pixel : image) {
+        state = state * 1664525U + 1013904223U;
+        pixel = static_cast<std::uint16_t>((state >> 24) % 3);
+    }
+    for (const int connectivity : {4, 8}) {
+        const auto expected = labels_of(image, cols, connectivity);
+        for (const int threads : {2, 5, 64}) {
+            CHECK(labels_of(image, cols, connectivity, threads) == expected);
+        }
+    }
+}
+
+TEST(components_of_nothing) {
+    CHECK(label_components(Plane<const bool>{nullptr, 0, 5}, 8, 2, Plane<Label>{nullptr, 0, 5}) == 0);
+    CHECK(label_components(Plane<const bool>{nullptr, 5, 0}, 8, 2, Plane<Label>{nullptr, 5, 0}) == 0);
+}
+
+TEST(components_refuse_other_connectivities) {
+    bool caught = false;
+    try {
+        labels_of(std::vector<std::uint8_t>{1}, 1, 6);
+    } catch (const std::invalid_argument&) {
+        caught = true;
+    }
+    CHECK(caught);
+}
+
+}  // namespace nucfast
