@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openslide
 import pytest
 import reference
 import tifffile
@@ -37,6 +38,9 @@ class PyramidSlide(Slide):
         )
         self.pixels = levels
         self.reads = []
+
+    def _release(self):
+        self.pixels = []
 
     def read_level(self, level, x, y, width, height):
         extent = self.levels[level]
@@ -133,7 +137,7 @@ def test_upsampling_interpolates():
 @given(
     x=st.integers(-20, 60),
     y=st.integers(-20, 60),
-    scale=st.sampled_from([1, 2, 3, 4, 8, 12]),
+    scale=st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12]),
     cut=st.tuples(st.integers(1, 29), st.integers(1, 23)),
 )
 def test_windows_agree_exactly_at_integer_scales(x, y, scale, cut):
@@ -200,6 +204,7 @@ def test_rounded_level_sizes_keep_integer_downsamples():
     levels = make_levels([(2221, 2967), (555, 741), (300, 401), (139, 186)])
     assert [levels[index].downsample for index in (0, 1, 3)] == [1, 4, 16]
     assert levels[2].downsample == pytest.approx((2221 / 300 + 2967 / 401) / 2)
+    assert make_levels([(199, 203), (13, 13)])[1].downsample == 16
 
 
 def test_thumbnail_keeps_the_shape_and_never_enlarges():
@@ -598,11 +603,89 @@ def test_damaged_tile_is_an_error_when_read(tmp_path):
 
 def test_reading_a_closed_slide(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", smooth(300, 300), tile=(64, 64), photometric="rgb")
-    slide = open_slide(tmp_path / "a.tif", mpp=0.5)
-    slide.close()
-    slide.close()
-    with pytest.raises(SlideError, match="the slide is closed"):
-        slide.read(0, 0, 9, 9, None)
+    for source in (tmp_path / "a.tif", smooth(9, 9)):
+        slide = open_slide(source, mpp=0.5)
+        slide.close()
+        slide.close()
+        with pytest.raises(SlideError, match=r"(a.tif|array): the slide is closed; open it again"):
+            slide.read(0, 0, 9, 9, None)
+
+
+# --- vendor formats ---
+
+
+class FakeOpenSlide:
+    """A MIRAX slide as OpenSlide shows it: transparent where nothing was scanned, bounds, two levels."""
+
+    level_dimensions = ((400, 300), (100, 75))
+    level_downsamples = (1.0, 4.0)
+
+    def __init__(self, path):
+        self.closed = False
+        self.properties = {
+            "openslide.vendor": "mirax",
+            "openslide.mpp-x": "0.25",
+            "openslide.mpp-y": "0.25",
+            **{f"openslide.bounds-{key}": str(value) for key, value in BOUNDS.items()},
+        }
+
+    @staticmethod
+    def detect_format(path):
+        return "mirax"
+
+    def read_region(self, location, level, size):
+        if location[1] >= 200:
+            raise openslide.OpenSlideError("cannot decode")
+        factor = int(self.level_downsamples[level])
+        x = location[0] + factor * np.arange(size[0])
+        out = np.zeros((size[1], size[0], 4), np.uint8)
+        out[:, x >= BOUNDS["x"]] = 180, 60, 140, 255
+        return Image.fromarray(out)
+
+    def close(self):
+        self.closed = True
+
+
+BOUNDS = {"x": 100, "y": 0, "width": 300, "height": 300}
+
+
+def test_vendor_slide(tmp_path, monkeypatch):
+    monkeypatch.setattr(openslide, "OpenSlide", FakeOpenSlide)
+    path = tmp_path / "a.mrxs"
+    Image.fromarray(smooth(20, 20)).save(path, format="JPEG")  # which is what a MIRAX file looks like
+    with open_slide(path) as slide:
+        assert slide.bounds == (100, 0, 300, 300)
+        assert (slide.mpp, slide.mpp_source) == (0.25, "openslide.mpp-x")
+        assert [level.downsample for level in slide.levels] == [1, 4]
+        for mpp, step in [(0.25, 1), (1.0, 4)]:
+            out = slide.read(80, 0, 40 // step, 8, mpp)
+            assert (out[:, : 20 // step] == 255).all()
+            assert (out[:, 20 // step :] == (180, 60, 140)).all()
+        with pytest.raises(
+            SlideError, match=r"a.mrxs: cannot read at .*cannot decode.*; copy the file again"
+        ):
+            slide.read(0, 200, 10, 10, None)
+        handle = slide._handle
+    assert handle.closed
+
+
+def test_damaged_vendor_slide(tmp_path, monkeypatch):
+    def refuse(path):
+        raise openslide.OpenSlideError("index missing")
+
+    refuse.detect_format = FakeOpenSlide.detect_format
+    monkeypatch.setattr(openslide, "OpenSlide", refuse)
+    (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(
+        SlideError, match=r"a.mrxs: damaged slide \(index missing\); copy it again, with all files"
+    ):
+        open_slide(tmp_path / "a.mrxs")
+
+
+def test_mirax_without_its_folder(tmp_path):
+    Image.fromarray(smooth(20, 20)).save(tmp_path / "a.mrxs", format="JPEG")
+    with pytest.raises(SlideError, match=r"a.mrxs: MIRAX file without its folder a/; copy both"):
+        open_slide(tmp_path / "a.mrxs", mpp=0.5)
 
 
 # --- real slides ---

@@ -27,8 +27,8 @@ WHITE = 255
 # next finer level costs four to sixteen times the decoding.
 LEVEL_TOLERANCE = 1.01
 
-# Source pixels held at once by read(). It bounds memory (48 MB) where a thumbnail is made from level 0, and
-# keeps Pillow's float32 boxes small, hence exact to a thousandth of a pixel.
+# Side of the source window that read() holds at once. It bounds memory (50 MB, and as much in Pillow) where a
+# thumbnail is made from level 0, and keeps Pillow's float32 boxes exact to a thousandth of a pixel.
 MAX_SOURCE_PX = 4096
 
 # How close to an integer a scale, and a position on the level's grid, must be to count as one. Both only
@@ -59,16 +59,18 @@ class Level:
 def make_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     """Levels from their (width, height), finest first, with downsamples freed of rounding.
 
-    Writers cut the size of a level to whole pixels: 2221 / 4 is stored as 555, a quotient of 4.0018. The
-    integer nearby is the true factor, and positions are exact only with it.
+    Writers cut the size of a level to whole pixels: 2221 / 4 is stored as 555, a quotient of 4.0018.
+    Positions are exact only with the true factor, which is an integer if one explains the size to within a
+    pixel. If several do, which happens for tiny levels, it is the power of two.
     """
     width, height = sizes[0]
     levels = []
     for w, h in sizes:
         quotient = (width / w + height / h) / 2
-        integer = round(quotient)
-        exact = abs(width / integer - w) < 1 and abs(height / integer - h) < 1
-        levels.append(Level(w, h, float(integer) if exact else quotient))
+        integers = range(max(1, math.floor(quotient / 2)), math.ceil(quotient * 2) + 1)
+        fitting = [n for n in integers if abs(width / n - w) < 1 and abs(height / n - h) < 1]
+        nearest = min(fitting, key=lambda n: (n & (n - 1) != 0, abs(n - quotient)), default=quotient)
+        levels.append(Level(w, h, float(nearest)))
     return tuple(levels)
 
 
@@ -108,6 +110,7 @@ class Slide(ABC):
         self.mpp = resolution.mpp
         self.mpp_source = resolution.source
         self.properties = properties
+        self._closed = False
         self.bounds = bounds or (0, 0, levels[0].width, levels[0].height)
 
     @abstractmethod
@@ -121,8 +124,15 @@ class Slide(ABC):
             SlideError: the file is damaged there.
         """
 
-    def close(self) -> None:  # noqa: B027 - an array has nothing to close
-        """Release the file. Reading afterwards is an error."""
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back the file or the memory; called once."""
+
+    def close(self) -> None:
+        """Release the file. Reading afterwards is an error; closing again is not."""
+        if not self._closed:
+            self._closed = True
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +181,7 @@ class Slide(ABC):
 
         Raises:
             ValueError: an argument is negative, not finite or zero where it must not be.
-            SlideError: the file is damaged, or ``mpp`` is given for an array without one.
+            SlideError: the file is damaged or closed, or ``mpp`` is given for an array without one.
         """
         scale = 1.0
         if mpp is not None:
@@ -182,6 +192,8 @@ class Slide(ABC):
 
     def read_scaled(self, x: float, y: float, width: int, height: int, scale: float) -> NDArray[np.uint8]:
         """:meth:`read` with the output's pixel size given in level-0 pixels, for slides of unknown mpp."""
+        if self._closed:
+            raise SlideError(f"{self.path or self.name}: the slide is closed; open it again")
         if not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError(f"x, y: expected finite numbers, got {x}, {y}")
         if width < 0 or height < 0:

@@ -52,7 +52,9 @@ def is_slide_file(path: str | os.PathLike[str]) -> bool:
 def find_slides(
     inputs: Sequence[str | os.PathLike[str]], *, exclude: Iterable[str | os.PathLike[str]] = ()
 ) -> list[SlideInput]:
-    """Collect the slides that ``inputs`` stand for, in their order, those of a folder sorted by name.
+    """Collect the slides that ``inputs`` stand for, in their order.
+
+    A folder gives its files by name, and then those of its folders.
 
     Args:
         inputs: each one of

@@ -48,11 +48,11 @@ def _open_file(path: Path, mpp: float | None) -> Slide:
     # Before the plain formats: a MIRAX file is a JPEG that stands for a folder.
     if vendor is not None:
         return OpenSlideSlide(path, mpp=mpp)
+    if path.suffix.lower() == ".mrxs":
+        raise SlideError(f"{path}: MIRAX file without its folder {path.stem}/; copy both")
     plain = sniff_image(header)
     if plain is not None:
         return image_slide(path, plain, mpp=mpp)
-    if path.suffix.lower() == ".mrxs":
-        raise SlideError(f"{path}: MIRAX file without its folder {path.stem}/; copy both")
     raise SlideError(
         f"{path}: not a slide or image; expected a format of OpenSlide, TIFF, PNG, JPEG, BMP or WebP: "
         "remove it from the inputs, or export it again"

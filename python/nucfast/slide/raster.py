@@ -50,8 +50,7 @@ class ArraySlide(Slide):
         """See :meth:`Slide.read_level`."""
         return self._pixels[y : y + height, x : x + width].copy()
 
-    def close(self) -> None:
-        """See :meth:`Slide.close`."""
+    def _release(self) -> None:
         self._pixels = np.empty((0, 0, 3), np.uint8)
 
 

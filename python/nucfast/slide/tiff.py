@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,8 @@ class TiffSlide(Slide):
         )
         self._tiles = levels
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Also where the caller forgets to close.
+        self._close_file = weakref.finalize(self, os.close, self._fd)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See :meth:`Slide.read_level`."""
@@ -98,8 +101,6 @@ class TiffSlide(Slide):
 
     def _tile(self, tiles: _Tiles, index: int) -> NDArray[np.uint8] | None:
         """One decoded tile as RGB, None where the scanner stored none."""
-        if self._fd < 0:
-            raise SlideError(f"{self.path}: the slide is closed; open it again")
         planes = []
         for plane in range(tiles.planes):
             at = index + plane * tiles.across * tiles.down
@@ -117,11 +118,8 @@ class TiffSlide(Slide):
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         return tiles.to_rgb(pixels)
 
-    def close(self) -> None:
-        """See :meth:`Slide.close`."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+    def _release(self) -> None:
+        self._close_file()
 
 
 def is_tiff(header: bytes) -> bool:

@@ -32,7 +32,7 @@ _MIN_PEAK_SHARE = 0.01
 
 # Darker than glass by less than the first is noise of the sensor and of JPEG; by more than the second it is
 # tissue, whatever Otsu's threshold says: dark folds and ink must not hide pale stroma.
-_MIN_CONTRAST, _MAX_CONTRAST = 8, 20
+_MIN_CONTRAST, _MAX_CONTRAST = 8, 12
 
 # A pixel is dust unless at least this many of the 5 x 5 around it are tissue. At 8 um two pixels are one
 # large cell, so smears keep their single cells.
@@ -66,10 +66,10 @@ class TissueMask:
 
     def any_in(self, x: float, y: float, width: float, height: float) -> bool:
         """Whether a rectangle in level-0 pixels touches tissue; False outside the slide."""
+        if width <= 0 or height <= 0:
+            return False
         left, top = max(0, math.floor(x / self.scale)), max(0, math.floor(y / self.scale))
         right, bottom = math.ceil((x + width) / self.scale), math.ceil((y + height) / self.scale)
-        if right <= left or bottom <= top:
-            return False
         return bool(self.mask[top:bottom, left:right].any())
 
 
@@ -141,7 +141,7 @@ def _glass(gray_counts: NDArray[np.int64], total: int) -> int | None:
     peak = _MIN_GLASS + int(peaks[_MIN_GLASS:].argmax())
     if peaks[peak] >= _MIN_PEAK_SHARE * total:
         return peak
-    return 255 if gray_counts[255] else None
+    return 255 if gray_counts[255] >= _MIN_PEAK_SHARE * total else None
 
 
 def _otsu(counts: NDArray[np.int64]) -> int:

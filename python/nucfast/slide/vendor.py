@@ -86,6 +86,5 @@ class OpenSlideSlide(Slide):
         paper.paste(image, mask=alpha)
         return np.array(paper)
 
-    def close(self) -> None:
-        """See :meth:`Slide.close`."""
+    def _release(self) -> None:
         self._handle.close()
