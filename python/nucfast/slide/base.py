@@ -1,0 +1,274 @@
+"""The class every kind of slide derives from, and the one place where pixels are resampled.
+
+A backend gives two things: its pyramid ``levels`` and ``read_level``, which returns the pixels of a
+rectangle that lies inside a level. Everything else, from the choice of the level to the white outside the
+slide, happens here, so all formats give the same pixels for the same question.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucfast.errors import SlideError
+from nucfast.slide.mpp import Resolution
+
+WHITE = 255
+
+# A level this little coarser than the scale asked for still serves: 1 % is no visible loss, while the
+# next finer level costs four to sixteen times the decoding.
+LEVEL_TOLERANCE = 1.01
+
+# Side of the source window that read() holds at once. It bounds memory (50 MB, and as much in Pillow) where a
+# thumbnail is made from level 0, and keeps Pillow's float32 boxes exact to a thousandth of a pixel.
+MAX_SOURCE_PX = 4096
+
+# How close to an integer a scale, and a position on the level's grid, must be to count as one. Both only
+# absorb rounding of floats; 2 % or 3 % of difference in mpp is resampled faithfully.
+SCALE_EPSILON = 1e-9
+PHASE_EPSILON = 1e-3
+
+# Pillow's filters against exact area averages of a JPEG slide, mean absolute difference in grey levels at
+# scale 1.002, 1.25, 1.5, 1.98, 2.5:
+#   BOX       4.8  3.7  2.3  3.6  1.8   takes or leaves whole source pixels, so neighbours jump
+#   HAMMING   2.0  1.5  0.9  0.7  0.4
+#   BILINEAR  0.2  0.7  0.7  1.8  2.1   its triangle grows too wide and blurs
+HAMMING_FROM = 1.5
+
+# Reach of both filters, in output pixels: one on either side of the centre.
+FILTER_SUPPORT = 1.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the pyramid: its size in pixels, and how many level-0 pixels one of its pixels spans."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+def make_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    """Levels from their (width, height), finest first, with downsamples freed of rounding.
+
+    Writers cut the size of a level to whole pixels: 2221 / 4 is stored as 555, a quotient of 4.0018.
+    Positions are exact only with the true factor, which is an integer if one explains the size to within a
+    pixel. If several do, which happens for tiny levels, it is the power of two.
+    """
+    width, height = sizes[0]
+    levels = []
+    for w, h in sizes:
+        quotient = (width / w + height / h) / 2
+        integers = range(max(1, math.floor(quotient / 2)), math.ceil(quotient * 2) + 1)
+        fitting = [n for n in integers if abs(width / n - w) < 1 and abs(height / n - h) < 1]
+        nearest = min(fitting, key=lambda n: (n & (n - 1) != 0, abs(n - quotient)), default=quotient)
+        levels.append(Level(w, h, float(nearest)))
+    return tuple(levels)
+
+
+class Slide(ABC):
+    """A whole-slide image or a plain one. Use it in a ``with`` statement, or call :meth:`close`.
+
+    Attributes:
+        path: the file, None for an array.
+        name: the file's name, or "array".
+        levels: the pyramid, finest first; ``levels[0]`` is the coordinate system of everything.
+        mpp: micrometres per level-0 pixel. None only for an array opened without it.
+        mpp_source: where ``mpp`` comes from, in words: "flag", "openslide.mpp-x", "OME PhysicalSizeX", ...
+        properties: what the file says about itself.
+        bounds: (x, y, width, height) of the scanned part, in level-0 pixels; the whole slide if not stated.
+    """
+
+    path: Path | None
+    name: str
+    levels: tuple[Level, ...]
+    mpp: float | None
+    mpp_source: str
+    properties: dict[str, str]
+    bounds: tuple[int, int, int, int]
+
+    def __init__(
+        self,
+        *,
+        path: Path | None,
+        levels: tuple[Level, ...],
+        resolution: Resolution,
+        properties: dict[str, str],
+        bounds: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        self.path = path
+        self.name = "array" if path is None else path.name
+        self.levels = levels
+        self.mpp = resolution.mpp
+        self.mpp_source = resolution.source
+        self.properties = properties
+        self._closed = False
+        self.bounds = bounds or (0, 0, levels[0].width, levels[0].height)
+
+    @abstractmethod
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels of a rectangle of one level, in that level's pixels, as a new (height, width, 3) array.
+
+        The caller guarantees that the rectangle is not empty and lies inside the level. Called from several
+        threads at once.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back the file or the memory; called once."""
+
+    def close(self) -> None:
+        """Release the file. Reading afterwards is an error; closing again is not."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        width, height = self.dimensions
+        mpp = "unknown mpp" if self.mpp is None else f"{self.mpp:g} mpp ({self.mpp_source})"
+        return f"<{type(self).__name__} {self.name}: {width} x {height} px, {mpp}, {len(self.levels)} levels>"
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of level 0."""
+        return self.levels[0].width, self.levels[0].height
+
+    def require_mpp(self) -> float:
+        """``mpp``, for callers that cannot work without.
+
+        Raises:
+            SlideError: this is an array opened without mpp.
+        """
+        if self.mpp is None:
+            raise SlideError(
+                f"{self.name}: resolution unknown; pass mpp in um per pixel (0.25 for 40x, 0.5 for 20x)"
+            )
+        return self.mpp
+
+    def read(self, x: float, y: float, width: int, height: int, mpp: float | None) -> NDArray[np.uint8]:
+        """Pixels of a rectangle at any resolution.
+
+        With s = ``mpp`` / ``slide.mpp``, output pixel k covers the level-0 interval [x + k s, x + (k + 1) s)
+        and holds its average; for s < 1 it is interpolated. Two windows that sample the same positions hold
+        the same pixels there: exactly for integer s, within one grey level otherwise. Thread-safe.
+
+        Args:
+            x, y: position of the top-left corner in level-0 pixels; may be fractional or outside.
+            width, height: size in output pixels.
+            mpp: resolution of the output; None for that of level 0.
+
+        Returns:
+            (height, width, 3) uint8 RGB, a new array; white (255) outside the slide.
+
+        Raises:
+            ValueError: an argument is negative, not finite or zero where it must not be.
+            SlideError: the file is damaged or closed, or ``mpp`` is given for an array without one.
+        """
+        scale = 1.0
+        if mpp is not None:
+            if not (math.isfinite(mpp) and mpp > 0):
+                raise ValueError(f"mpp: expected a positive number, got {mpp}")
+            scale = mpp / self.require_mpp()
+        return self.read_scaled(x, y, width, height, scale)
+
+    def read_scaled(self, x: float, y: float, width: int, height: int, scale: float) -> NDArray[np.uint8]:
+        """:meth:`read` with the output's pixel size given in level-0 pixels, for slides of unknown mpp."""
+        if self._closed:
+            raise SlideError(f"{self.path or self.name}: the slide is closed; open it again")
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError(f"x, y: expected finite numbers, got {x}, {y}")
+        if width < 0 or height < 0:
+            raise ValueError(f"width, height: expected 0 or more pixels, got {width}, {height}")
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale: expected a positive number, got {scale}")
+        if abs(scale - round(scale)) <= SCALE_EPSILON * scale and scale > 0.5:
+            scale = float(round(scale))
+
+        index = self._level_for(scale)
+        downsample = self.levels[index].downsample
+        step = scale / downsample
+        block = max(1, int(MAX_SOURCE_PX / step))
+        out = np.empty((height, width, 3), np.uint8)
+        for row in range(0, height, block):
+            for col in range(0, width, block):
+                view = out[row : row + block, col : col + block]
+                left, top = (x + col * scale) / downsample, (y + row * scale) / downsample
+                self._sample(index, left, top, step, view)
+        return out
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide, scaled so that its longer side has at most ``max_px`` pixels; never enlarged."""
+        if max_px < 1:
+            raise ValueError(f"max_px: expected at least 1, got {max_px}")
+        width, height = self.dimensions
+        scale = max(1.0, max(width, height) / max_px)
+        return self.read_scaled(0, 0, max(1, round(width / scale)), max(1, round(height / scale)), scale)
+
+    def _level_for(self, scale: float) -> int:
+        """The coarsest level that still has the detail: its downsample is at most ``scale``."""
+        index = 0
+        for candidate, level in enumerate(self.levels):
+            if self.levels[index].downsample < level.downsample <= scale * LEVEL_TOLERANCE:
+                index = candidate
+        return index
+
+    def _sample(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> None:
+        """Fill ``out``: pixel (r, c) averages the level's square of side ``step`` at (left + c step, ...)."""
+        from PIL import Image
+
+        height, width, _ = out.shape
+        right, bottom = left + width * step, top + height * step
+        # The filter must see true neighbours at the border of the window, or seams would show.
+        context = math.ceil(FILTER_SUPPORT * max(step, 1.0)) + 1
+        extent = self.levels[level]
+        if min(right, bottom) <= -context or left >= extent.width + context or top >= extent.height + context:
+            out[...] = WHITE
+            return
+
+        x, y, factor = round(left), round(top), round(step)
+        if step == factor and abs(left - x) <= PHASE_EPSILON and abs(top - y) <= PHASE_EPSILON:
+            pixels = self._window(level, x, y, x + width * factor, y + height * factor)
+            out[...] = pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
+            return
+
+        x, y = math.floor(left) - context, math.floor(top) - context
+        pixels = self._window(level, x, y, math.ceil(right) + context, math.ceil(bottom) + context)
+        resample = Image.Resampling.HAMMING if step >= HAMMING_FROM else Image.Resampling.BILINEAR
+        image = Image.fromarray(pixels)
+        # Two calls, as the order in which one call treats the axes, and with it the rounding between them,
+        # depends on the window's shape.
+        across = image.resize((width, image.height), resample, box=(left - x, 0, right - x, image.height))
+        out[...] = np.asarray(across.resize((width, height), resample, box=(0, top - y, width, bottom - y)))
+
+    def _window(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
+        """The level's pixels in a half-open rectangle, white where it leaves the level."""
+        extent = self.levels[level]
+        left, top = max(x0, 0), max(y0, 0)
+        right, bottom = min(x1, extent.width), min(y1, extent.height)
+        if right <= left or bottom <= top:
+            return np.full((y1 - y0, x1 - x0, 3), WHITE, np.uint8)
+        inside = self.read_level(level, left, top, right - left, bottom - top)
+        if (left, top, right, bottom) == (x0, y0, x1, y1):
+            return inside
+        window = np.full((y1 - y0, x1 - x0, 3), WHITE, np.uint8)
+        window[top - y0 : bottom - y0, left - x0 : right - x0] = inside
+        return window

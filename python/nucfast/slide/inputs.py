@@ -1,0 +1,222 @@
+"""From what a user names, files, folders, patterns and lists, to the slides of a run."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nucfast.errors import SlideError
+from nucfast.slide.mpp import number
+
+SLIDE_SUFFIXES = frozenset(
+    {
+        *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm"),
+        *(".czi", ".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+    }
+)
+
+# What programs leave beside slides. Any other file in a folder is an input, so that a slide with a strange
+# suffix, or a text file there by mistake, is reported and not passed over.
+_SIDECAR_SUFFIXES = frozenset(
+    {
+        *(".xml", ".json", ".geojson", ".gz", ".csv", ".parquet", ".qpdata", ".qpproj", ".qptree"),
+        *(".md5", ".sha1", ".sha256", ".db", ".ini", ".lock", ".log"),
+    }
+)
+
+
+class SlideInput(NamedTuple):
+    """One slide of a run.
+
+    Attributes:
+        path: the file. It need not be readable: opening it reports what is wrong.
+        relative_name: its path below the folder the user named, with ``/``, or the file's name.
+            Unique in a run.
+        mpp: micrometres per pixel, if a list states it.
+    """
+
+    path: Path
+    relative_name: str
+    mpp: float | None
+
+
+def is_slide_file(path: str | os.PathLike[str]) -> bool:
+    """Whether the suffix is one of a slide or an image; the content is not looked at."""
+    return Path(path).suffix.lower() in SLIDE_SUFFIXES
+
+
+def find_slides(
+    inputs: Sequence[str | os.PathLike[str]], *, exclude: Iterable[str | os.PathLike[str]] = ()
+) -> list[SlideInput]:
+    """Collect the slides that ``inputs`` stand for, in their order.
+
+    A folder gives its files by name, and then those of its folders.
+
+    Args:
+        inputs: each one of
+            - a file. A missing one is kept, so that one bad name does not stop a batch;
+            - a folder, searched with all below it. Every file counts but hidden ones, known sidecars and the
+              parts of a slide made of several files (MIRAX folders, Hamamatsu VMS images, DICOM series);
+            - a pattern with ``*``, ``?`` or ``[``, ``**`` for any depth;
+            - a CSV file with a column ``path``, relative to the CSV file's folder, and perhaps ``mpp``.
+        exclude: folders that are not searched, such as the output's.
+
+    Returns:
+        Each file once, under its first name.
+
+    Raises:
+        SlideError: a folder or pattern holds nothing, a CSV file is malformed, or two different slides would
+            have the same ``relative_name``.
+    """
+    excluded = {Path(folder).resolve() for folder in exclude}
+    found: dict[Path, SlideInput] = {}
+    series: set[tuple[Path, bytes]] = set()
+    for name in inputs:
+        for slide in _expand(Path(name), excluded):
+            key = slide.path.resolve()
+            uid = _dicom_series(slide.path)
+            if key in found or (uid is not None and (key.parent, uid) in series):
+                continue
+            if uid is not None:
+                series.add((key.parent, uid))
+            found[key] = slide
+    by_name: dict[str, Path] = {}
+    for slide in found.values():
+        other = by_name.setdefault(slide.relative_name, slide.path)
+        if other != slide.path:
+            raise SlideError(
+                f"{slide.path}: would share the output {slide.relative_name} with {other}; "
+                "name the folder above both"
+            )
+    return list(found.values())
+
+
+def _expand(path: Path, excluded: set[Path]) -> Iterator[SlideInput]:
+    if path.is_dir():
+        yield from _from_folder(path, excluded)
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        yield from _from_csv(path)
+    elif not path.exists() and glob.has_magic(str(path)):
+        yield from _from_pattern(path, excluded)
+    else:
+        yield SlideInput(path, path.name, None)
+
+
+def _from_folder(folder: Path, excluded: set[Path]) -> Iterator[SlideInput]:
+    empty = True
+    visited: set[Path] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        # Links are followed, as slides are often linked into a folder, so a loop must be cut.
+        visited.add(here.resolve())
+        parts = _parts(here, files)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in parts
+            and (here / name).resolve() not in visited | excluded
+        )
+        for name in sorted(files):
+            path = here / name
+            if (
+                name in parts
+                or name.startswith(".")
+                or path.suffix.lower() in _SIDECAR_SUFFIXES
+                or not path.is_file()
+            ):
+                continue
+            empty = False
+            yield SlideInput(path, path.relative_to(folder).as_posix(), None)
+    if empty:
+        raise SlideError(f"{folder}: no slide in this folder; name the folder or the file that holds one")
+
+
+def _parts(folder: Path, files: Iterable[str]) -> set[str]:
+    """Names in ``folder`` that belong to a slide of several files and are none themselves."""
+    parts = set()
+    for name in files:
+        suffix = Path(name).suffix.lower()
+        if suffix == ".mrxs":
+            parts.add(Path(name).stem)
+        elif suffix in (".vms", ".vmu"):
+            # An INI file whose values are the names of the images and of the macro.
+            try:
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            parts.update(line.partition("=")[2].strip() for line in text.splitlines())
+    return parts
+
+
+def _from_pattern(pattern: Path, excluded: set[Path]) -> Iterator[SlideInput]:
+    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - absolute ones too
+    # The fixed part of the pattern is the folder that names are relative to.
+    fixed = []
+    for part in pattern.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    base = Path(*fixed)
+    files = [path for path in matches if path.is_file() and not excluded.intersection(path.resolve().parents)]
+    if not files:
+        raise SlideError(
+            f"{pattern}: no file matches; check the pattern, or quote it so that the shell leaves it alone"
+        )
+    for path in files:
+        yield SlideInput(path, path.relative_to(base).as_posix(), None)
+
+
+def _from_csv(table: Path) -> Iterator[SlideInput]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if "path" not in columns:
+                raise SlideError(
+                    f"{table}: expected a column 'path', and perhaps 'mpp', "
+                    f"got {', '.join(columns) or 'nothing'}; add a header line"
+                )
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SlideError(
+            f"{table}: cannot be read as CSV ({error}); save it as UTF-8 CSV with a column 'path'"
+        ) from error
+    if not rows:
+        raise SlideError(f"{table}: no row below the header; add one for each slide")
+    for line, row in enumerate(rows, start=2):
+        name, text = (row["path"] or "").strip(), (row.get("mpp") or "").strip()
+        mpp = number(text)
+        if not name:
+            raise SlideError(f"{table}: row {line} has no path; fill it in or delete the row")
+        if text and (mpp is None or mpp <= 0):
+            raise SlideError(
+                f"{table}: row {line}: expected a positive number for mpp, got {text!r}; correct or clear it"
+            )
+        path = table.parent / name
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        yield SlideInput(path, Path(name).as_posix() if inside else path.name, mpp)
+
+
+def _dicom_series(path: Path) -> bytes | None:
+    """SeriesInstanceUID of a DICOM file: the levels of one slide are files of one series, side by side.
+
+    The tag (0020,000E), its type UI and a 16-bit length are looked for in the head of the file, as explicit
+    little endian stores them, which is the only form whole-slide images come in.
+    """
+    if path.suffix.lower() not in (".dcm", ".dicom"):
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(65536)
+    except OSError:
+        return None
+    at = head.find(b"\x20\x00\x0e\x00UI")
+    if head[128:132] != b"DICM" or at < 0:
+        return None
+    length = int.from_bytes(head[at + 6 : at + 8], "little")
+    return head[at + 8 : at + 8 + length].rstrip(b"\0 ")

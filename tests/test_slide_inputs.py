@@ -1,0 +1,198 @@
+"""Which files are the slides of a run."""
+
+from pathlib import Path
+
+import pytest
+from nucfast.errors import SlideError
+from nucfast.slide import SlideInput, find_slides, is_slide_file
+
+
+def make(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def names(found):
+    return [slide.relative_name for slide in found]
+
+
+def test_every_file_of_a_folder_counts_but_hidden_ones_and_sidecars(tmp_path):
+    make(tmp_path, "b.svs", "a.png", "broken.svs", "notes.txt", "sub/deep/c.tif", "no-suffix")
+    make(
+        tmp_path,
+        ".hidden.svs",
+        ".cache/x.svs",
+        "b.xml",
+        "b.geojson",
+        "b.geojson.gz",
+        "Thumbs.db",
+        "b.svs.md5",
+    )
+    found = find_slides([tmp_path])
+    assert names(found) == ["a.png", "b.svs", "broken.svs", "no-suffix", "notes.txt", "sub/deep/c.tif"]
+    assert found[-1] == SlideInput(tmp_path / "sub/deep/c.tif", "sub/deep/c.tif", None)
+
+
+def test_files_keep_their_order_and_missing_ones_stay(tmp_path):
+    make(tmp_path, "b.svs", "a.svs")
+    found = find_slides([str(tmp_path / "b.svs"), tmp_path / "gone.svs", tmp_path / "a.svs"])
+    assert names(found) == ["b.svs", "gone.svs", "a.svs"]
+
+
+def test_a_file_named_twice_is_one_input(tmp_path):
+    make(tmp_path, "b.svs", "sub/a.svs")
+    (tmp_path / "link.svs").symlink_to(tmp_path / "b.svs")
+    found = find_slides([tmp_path / "b.svs", tmp_path, tmp_path / "sub" / ".." / "b.svs"])
+    assert names(found) == ["b.svs", "sub/a.svs"]
+
+
+def test_equal_names_of_different_files_are_an_error(tmp_path):
+    make(tmp_path, "one/a.svs", "two/a.svs")
+    with pytest.raises(
+        SlideError, match=r"two/a.svs: would share the output a.svs with .*one/a.svs; name the folder"
+    ):
+        find_slides([tmp_path / "one", tmp_path / "two"])
+    assert names(find_slides([tmp_path])) == ["one/a.svs", "two/a.svs"]
+
+
+def test_patterns(tmp_path):
+    make(tmp_path, "one/a.svs", "one/b.tif", "two/a.svs", "two/.x.svs", "a[1].svs")
+    assert names(find_slides([f"{tmp_path}/*/*.svs"])) == ["one/a.svs", "two/a.svs"]
+    assert names(find_slides([f"{tmp_path}/**/*.tif"])) == ["one/b.tif"]
+    assert names(find_slides([f"{tmp_path}/a[1].svs"])) == ["a[1].svs"]
+    with pytest.raises(SlideError, match=r"\*.ndpi: no file matches; check the pattern"):
+        find_slides([tmp_path / "*.ndpi"])
+
+
+def test_relative_patterns(tmp_path, monkeypatch):
+    make(tmp_path, "a.svs", "sub/b.svs")
+    monkeypatch.chdir(tmp_path)
+    assert find_slides(["*.svs"]) == [SlideInput(Path("a.svs"), "a.svs", None)]
+    assert names(find_slides(["sub/*"])) == ["b.svs"]
+    assert names(find_slides(["."])) == ["a.svs", "sub/b.svs"]
+
+
+def test_the_output_folder_is_no_input(tmp_path):
+    make(tmp_path, "a.svs", "out/a.svs/nuclei.bin")
+    assert names(find_slides([tmp_path], exclude=[tmp_path / "out"])) == ["a.svs"]
+    assert names(find_slides([f"{tmp_path}/**"], exclude=[tmp_path / "out"])) == ["a.svs"]
+
+
+def test_empty_folder(tmp_path):
+    make(tmp_path, ".hidden", "list.csv")
+    with pytest.raises(SlideError, match=r": no slide in this folder; name the folder"):
+        find_slides([tmp_path])
+
+
+def test_links_in_a_circle_end(tmp_path):
+    make(tmp_path, "sub/a.svs")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    assert names(find_slides([tmp_path])) == ["sub/a.svs"]
+
+
+def test_slides_of_several_files_count_once(tmp_path):
+    make(
+        tmp_path,
+        "m.mrxs",
+        "m/Slidedat.ini",
+        "m/Data0001.dat",
+        "other/x.tif",
+        "v-1.jpg",
+        "v-2.jpg",
+        "photo.jpg",
+    )
+    (tmp_path / "v.vms").write_text("[Virtual Microscope Specimen]\nImageFile=v-1.jpg\nMapFile=v-2.jpg\n")
+    assert names(find_slides([tmp_path])) == ["m.mrxs", "photo.jpg", "v.vms", "other/x.tif"]
+
+
+def dicom(uid):
+    return (
+        bytes(128)
+        + b"DICM"
+        + bytes(40)
+        + b"\x20\x00\x0e\x00UI"
+        + len(uid).to_bytes(2, "little")
+        + uid
+        + bytes(99)
+    )
+
+
+def test_levels_of_one_dicom_series_count_once(tmp_path):
+    for name, uid in [
+        ("1.dcm", b"1.2.3\0"),
+        ("2.dcm", b"1.2.3\0"),
+        ("3.dcm", b"1.2.4\0"),
+        ("sub/1.dcm", b"1.2.3\0"),
+    ]:
+        make(tmp_path, name)
+        (tmp_path / name).write_bytes(dicom(uid))
+    make(tmp_path, "bad1.dcm", "bad2.dcm")
+    assert names(find_slides([tmp_path])) == ["1.dcm", "3.dcm", "bad1.dcm", "bad2.dcm", "sub/1.dcm"]
+
+
+def test_csv(tmp_path):
+    make(tmp_path, "a.svs", "sub/b.png", "elsewhere/c.svs")
+    table = tmp_path / "list.csv"
+    table.write_text(
+        f"\ufeffpath,mpp,note\na.svs,,x\nsub/b.png, 0.25 ,y\n{tmp_path}/elsewhere/c.svs,0.5,z\n",
+        encoding="utf-8",
+    )
+    found = find_slides([table])
+    assert [(name, mpp) for _, name, mpp in found] == [("a.svs", None), ("sub/b.png", 0.25), ("c.svs", 0.5)]
+    assert all(slide.path.exists() for slide in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a column 'path', and perhaps 'mpp', got nothing"),
+        ("slide,mpp\na,1\n", "expected a column 'path', and perhaps 'mpp', got slide, mpp"),
+        ("path,mpp\n", "no row below the header"),
+        ("path,mpp\na.svs,0.25\nb.svs,twenty\n", "row 3: expected a positive number for mpp, got 'twenty'"),
+        ("path,mpp\na.svs,-1\n", "row 2: expected a positive number for mpp, got '-1'"),
+        ("path,mpp\n ,0.5\n", "row 2 has no path"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(SlideError, match=rf"list.csv: {message}.*;"):
+        find_slides([tmp_path / "list.csv"])
+
+
+def test_csv_that_is_no_text(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(SlideError, match=r"list.csv: cannot be read as CSV .*; save it as UTF-8"):
+        find_slides([tmp_path / "list.csv"])
+
+
+def test_suffixes():
+    assert is_slide_file("a/B.SVS")
+    assert is_slide_file(Path("x.ome.tif"))
+    assert not is_slide_file("notes.txt")
+
+
+def test_each_bad_input_of_a_folder_gets_its_own_line(tmp_path):
+    """The whole way: find, then open each; every bad file gets one line with reason and remedy."""
+    from nucfast.slide import open_slide, write_slide
+    from PIL import Image
+
+    image = Image.new("RGB", (40, 40), (200, 100, 150))
+    image.save(tmp_path / "photo.png")
+    make(tmp_path, "broken.svs", "notes.txt")
+    import numpy as np
+
+    write_slide(tmp_path / "good.svs", np.asarray(image), mpp=0.5)
+    errors = {}
+    for path, name, mpp in find_slides([tmp_path]):
+        try:
+            open_slide(path, mpp=mpp).close()
+        except SlideError as error:
+            errors[name] = str(error)
+    assert sorted(errors) == ["broken.svs", "notes.txt", "photo.png"]
+    for name, text in errors.items():
+        assert text.startswith(str(tmp_path / name)), text
+        assert text.count("\n") == 0
+    assert "--mpp" in errors["photo.png"]
+    assert "remove it" in errors["notes.txt"]
