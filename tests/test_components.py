@@ -20,7 +20,7 @@ shapes = array_shapes(min_dims=2, max_dims=2, max_side=24)
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_equals_reference(data, dtype, connectivity):
     levels = st.integers(0, 1 if dtype is np.bool_ else 2)
     image = data.draw(arrays(np.uint8, shapes, elements=levels)).astype(dtype)

@@ -19,7 +19,7 @@ def scipy_distance(mask):
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int32])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_equals_reference(data, dtype):
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=20))
     levels = st.integers(0, 1 if dtype is np.bool_ else 3)

@@ -18,14 +18,16 @@ from scipy import ndimage
 def clumps(side, *, seed, noise=0.04):
     """Draw clumps of touching ellipses, up to 20 px long; return their labels and a noisy distance map."""
     rng = np.random.default_rng(seed)
-    labels = np.zeros((side, side), np.int32)
-    row, col = np.mgrid[:side, :side]
-    for i in range(1, side * side // 130):
+    labels = np.zeros((side + 20, side + 20), np.int32)
+    row, col = np.mgrid[-10:11, -10:11]
+    for i in range(1, side * side // 110):
         a, b = rng.uniform(4, 10, 2)
         t = rng.uniform(0, np.pi)
-        y, x = row - rng.uniform(0, side), col - rng.uniform(0, side)
-        u, v = (x * np.cos(t) + y * np.sin(t)) / a, (y * np.cos(t) - x * np.sin(t)) / b
-        labels[(u * u + v * v <= 1) & (labels == 0)] = i
+        u, v = (col * np.cos(t) + row * np.sin(t)) / a, (row * np.cos(t) - col * np.sin(t)) / b
+        r, c = rng.integers(0, side, 2)
+        window = labels[r : r + 21, c : c + 21]
+        window[(u * u + v * v <= 1) & (window == 0)] = i
+    labels = labels[10:-10, 10:-10]
     labels = label(labels, connectivity=4)
     depth = distance_transform(labels)
     deepest = np.maximum(ndimage.maximum(depth, labels, np.arange(labels.max() + 1)), 1)
@@ -35,7 +37,7 @@ def clumps(side, *, seed, noise=0.04):
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_equals_reference(data):
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=14))
     levels = data.draw(st.sampled_from([[0, 1], [0, 1, 2, 3], [0, 3, 9, 100, 254, 255]]))
@@ -48,10 +50,9 @@ def test_equals_reference(data):
     assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("noise", [0, 0.03, 0.2])
-def test_equals_reference_on_clumps(seed, noise):
-    labels, height = clumps(64, seed=seed, noise=noise)
+def test_equals_reference_on_clumps(noise):
+    labels, height = clumps(64, seed=0, noise=noise)
     for min_rise in (1, 20, 60):
         expected = reference.split_instances(height, labels > 0, min_rise=min_rise)
         assert_array_equal(split_instances(height, labels > 0, min_rise=min_rise), expected)
@@ -84,7 +85,7 @@ def test_nuclei_are_4_connected_numbered_in_raster_order_and_cover_the_mask(seed
     assert np.mean(nuclei[labels > 0] == 0) < 0.002
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.1])
 def test_local(seed, noise):
     """Nuclei more than two diameters inside a crop are what they are in the whole image."""

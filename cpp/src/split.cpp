@@ -161,20 +161,18 @@ class SaddleTable {
 
 SaddleTable find_saddles(Plane<const std::uint8_t> height, Plane<const Label> basins) {
     SaddleTable table;
+    const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
+        if (basin == other || basin == kOutside || other == kOutside) return;
+        table.add(kFirstBasin - other, kFirstBasin - basin, std::min(h, g));
+    };
     for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
         const Label* basin = basins.row(r);
         const std::uint8_t* h = height.row(r);
-        for (std::ptrdiff_t c = 0; c + 1 < height.cols; ++c) {
-            if (basin[c] == basin[c + 1] || basin[c] == kOutside || basin[c + 1] == kOutside) continue;
-            table.add(kFirstBasin - basin[c], kFirstBasin - basin[c + 1], std::min(h[c], h[c + 1]));
-        }
+        for (std::ptrdiff_t c = 1; c < height.cols; ++c) look(basin[c], basin[c - 1], h[c], h[c - 1]);
         if (r == 0) continue;
-        const Label* other = basins.row(r - 1);
+        const Label* above = basins.row(r - 1);
         const std::uint8_t* g = height.row(r - 1);
-        for (std::ptrdiff_t c = 0; c < height.cols; ++c) {
-            if (basin[c] == other[c] || basin[c] == kOutside || other[c] == kOutside) continue;
-            table.add(kFirstBasin - other[c], kFirstBasin - basin[c], std::min(g[c], h[c]));
-        }
+        for (std::ptrdiff_t c = 0; c < height.cols; ++c) look(basin[c], above[c], h[c], g[c]);
     }
     return table;
 }

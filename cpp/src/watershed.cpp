@@ -12,15 +12,14 @@ namespace nucfast {
 
 namespace {
 
-constexpr Label kUnreached = -1;
-
 struct Pixel {
     std::int32_t index = 0;
     std::int32_t col = 0;
 };
 
-// A first-in first-out list per level. Sixty-four levels share a word of `used_`, sixty-four words a bit of
-// `used_words_`, so the lowest level in use is found without a scan.
+// A first-in first-out list per level. Lists are chains of chunks that are used again once read, so that the
+// queue takes no more memory than its longest state and stays in cache. Sixty-four levels share a word of
+// `used_`, sixty-four words a bit of `used_words_`, so the lowest level in use is found without a scan.
 template <typename T>
 class LevelQueue {
   public:
@@ -32,19 +31,21 @@ class LevelQueue {
     }
 
     void push(T level, Pixel pixel) {
-        const auto node = static_cast<std::int32_t>(nodes_.size());
-        nodes_.push_back({pixel, -1});
         List& list = lists_[level];
         if (list.head < 0) {
-            list.head = node;
+            list.head = list.tail = take_chunk();
+            list.begin = list.end = 0;
             const std::size_t word = level / 64U;
             used_[word] |= bit(level);
             used_words_[word / 64] |= bit(word);
             first_ = std::min(first_, word / 64);
-        } else {
-            nodes_[list.tail].next = node;
+        } else if (list.end == kChunk) {
+            const std::int32_t chunk = take_chunk();
+            chunks_[list.tail].next = chunk;
+            list.tail = chunk;
+            list.end = 0;
         }
-        list.tail = node;
+        chunks_[list.tail].pixels[list.end++] = pixel;
     }
 
     // The first pixel of the lowest level; sets `level`. The queue must not be empty, as just found by
@@ -53,40 +54,54 @@ class LevelQueue {
         const std::size_t word = first_ * 64 + static_cast<std::size_t>(__builtin_ctzll(used_words_[first_]));
         level = static_cast<T>(word * 64 + static_cast<std::size_t>(__builtin_ctzll(used_[word])));
         List& list = lists_[level];
-        const Node node = nodes_[list.head];
-        list.head = node.next;
-        if (list.head < 0) {
+        const Pixel pixel = chunks_[list.head].pixels[list.begin++];
+        if (list.head == list.tail && list.begin == list.end) {
+            free_chunks_.push_back(list.head);
+            list.head = -1;
             used_[word] &= ~bit(level);
             if (used_[word] == 0) used_words_[first_] &= ~bit(word);
+        } else if (list.begin == kChunk) {
+            free_chunks_.push_back(list.head);
+            list.head = chunks_[list.head].next;
+            list.begin = 0;
         }
-        return node.pixel;
-    }
-
-    // Forgets the nodes of an emptied queue; their memory serves the next part of the mask.
-    void recycle() {
-        nodes_.clear();
-        first_ = used_words_.size();
+        return pixel;
     }
 
   private:
+    static constexpr std::int32_t kChunk = 32;
+    struct Chunk {
+        Pixel pixels[kChunk];
+        std::int32_t next;
+    };
+    // From pixel `begin` of chunk `head` up to pixel `end` of chunk `tail`.
     struct List {
         std::int32_t head = -1;
         std::int32_t tail = -1;
-    };
-    struct Node {
-        Pixel pixel;
-        std::int32_t next;
+        std::int32_t begin = 0;
+        std::int32_t end = 0;
     };
 
     static constexpr std::size_t kLevels = std::size_t{std::numeric_limits<T>::max()} + 1;
     static constexpr std::size_t kWords = kLevels / 64;
     static std::uint64_t bit(std::size_t i) { return std::uint64_t{1} << (i % 64); }
 
+    std::int32_t take_chunk() {
+        if (free_chunks_.empty()) {
+            chunks_.emplace_back();
+            return static_cast<std::int32_t>(chunks_.size()) - 1;
+        }
+        const std::int32_t chunk = free_chunks_.back();
+        free_chunks_.pop_back();
+        return chunk;
+    }
+
     std::vector<List> lists_;
     std::vector<std::uint64_t> used_;
     std::vector<std::uint64_t> used_words_;
     std::size_t first_ = 0;
-    std::vector<Node> nodes_;
+    std::vector<Chunk> chunks_;
+    std::vector<std::int32_t> free_chunks_;
 };
 
 }  // namespace
@@ -105,14 +120,17 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<Label> la
         throw std::invalid_argument("markers: expected no negative value, got " + std::to_string(lowest));
     }
 
+    // Mask that is not reached yet holds -1 - elevation: one look tells whether a neighbour is to be flooded
+    // and at what level.
     const RunComponents parts = run_components(mask, 4, 1);
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
         Label* row = labels.row(r);
+        const T* level = elevation.row(r);
         std::int32_t done = 0;
         for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
             const Run run = parts.runs[i];
             std::fill(row + done, row + run.begin, 0);
-            for (auto c = run.begin; c < run.end; ++c) row[c] = row[c] == 0 ? kUnreached : row[c];
+            for (auto c = run.begin; c < run.end; ++c) row[c] = row[c] == 0 ? -1 - level[c] : row[c];
             done = run.end;
         }
         std::fill(row + done, row + cols, 0);
@@ -137,9 +155,9 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<Label> la
         for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
             for (auto c = parts.runs[i].begin; c < parts.runs[i].end; ++c) {
                 const Pixel pixel{row_index + c, c};
-                if (labels.data[pixel.index] == kUnreached) continue;
+                if (labels.data[pixel.index] < 0) continue;
                 bool floods = false;
-                for_each_neighbour(pixel, [&](Pixel q) { floods |= labels.data[q.index] == kUnreached; });
+                for_each_neighbour(pixel, [&](Pixel q) { floods |= labels.data[q.index] < 0; });
                 if (!floods) continue;
                 found.push_back({pixel, parts.labels[i]});
                 ++begin[static_cast<std::size_t>(parts.labels[i]) + 1];
@@ -153,7 +171,6 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<Label> la
 
     LevelQueue<T> queue;
     for (std::size_t part = 1; part + 1 < begin.size(); ++part) {
-        queue.recycle();
         for (auto i = begin[part]; i < begin[part + 1]; ++i) {
             queue.push(elevation.data[sources[i].index], sources[i]);
         }
@@ -162,9 +179,10 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<Label> la
             const Pixel pixel = queue.pop(level);
             const Label label = labels.data[pixel.index];
             for_each_neighbour(pixel, [&](Pixel q) {
-                if (labels.data[q.index] != kUnreached) return;
-                labels.data[q.index] = label;
-                queue.push(std::max(elevation.data[q.index], level), q);
+                Label& other = labels.data[q.index];
+                if (other >= 0) return;
+                queue.push(std::max(static_cast<T>(-1 - other), level), q);
+                other = label;
             });
         }
     }

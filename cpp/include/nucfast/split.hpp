@@ -14,10 +14,12 @@
 //      valley one pixel wide that runs diagonally still separates. Pixels that hang on to their nucleus by a
 //      corner only are then dropped: of each group its largest 4-connected part is kept.
 //
-// The result is local, unlike that of a flooding queue: step 1 sees neighbours only, and how basins join in
-// step 2 depends only on what lies within `min_rise` of their own summits, that is on parts of the same
-// nucleus and their rims. Ties are broken by relative position alone. So away from its edges a crop of an
-// image, or the image shifted, has the same nuclei to the pixel, whatever lies at the far end of their clump.
+// The result is local, unlike that of a flooding queue. Step 1 sees neighbours only. In step 2 a basin's fate
+// is found by walking from it over the highest saddle at hand, through basins lower than itself and over
+// saddles less than `min_rise` below its summit, until the first higher basin; all that is walked through
+// ends in the same nucleus. So a nucleus depends on itself and on its direct neighbours. Ties are broken by
+// relative position alone. Hence a crop of an image, or the image shifted, has the same nuclei to the pixel
+// away from its edges, whatever lies at the far end of their clump.
 #pragma once
 
 #include <cstdint>

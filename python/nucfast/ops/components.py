@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def label(
 
     He, Chao, Suzuki: A run-based two-scan labeling algorithm. IEEE Trans. Image Processing 17(5), 2008.
     """
-    image = np.ascontiguousarray(image)
-    labels = np.empty(image.shape, np.int32) if out is None else out
-    _core.label_components(image, labels, connectivity, threads)
+    values: NDArray[Any] = np.ascontiguousarray(image)
+    labels = np.empty(values.shape, np.int32) if out is None else out
+    _core.label_components(values, labels, connectivity, threads)
     return labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def distance_transform(
     Meijster, Roerdink, Hesselink: A general algorithm for computing distance transforms in linear time.
     Mathematical Morphology and its Applications to Image and Signal Processing, 2000.
     """
-    image = np.ascontiguousarray(image)
-    distances = np.empty(image.shape, np.float32) if out is None else out
-    _core.distance_transform(image, distances, threads)
+    values: NDArray[Any] = np.ascontiguousarray(image)
+    distances = np.empty(values.shape, np.float32) if out is None else out
+    _core.distance_transform(values, distances, threads)
     return distances
