@@ -26,7 +26,7 @@ from nucfast.pipeline.decode import Decoded
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
-from nucfast.slide import FoundSlide, Slide, find_slides, open_slide, tissue_mask
+from nucfast.slide import SlideInput, Slide, find_slides, open_slide, tissue_mask
 from nucfast.version import VERSION
 
 RUN_FILE = "run.json"
@@ -104,7 +104,7 @@ def infer(
         if name not in FORMATS:
             raise NucfastError(f"format {name!r}: expected one of {', '.join(FORMATS)}")
     started = time.perf_counter()
-    found = find_slides([inputs] if isinstance(inputs, str | Path) else list(inputs))
+    found = find_slides([inputs] if isinstance(inputs, str | Path) else list(inputs), exclude=[output])
     bundle = load_bundle(config.model)
     engine = create_engine(
         bundle, engine=config.engine, device=config.device, precision=config.precision, threads=config.threads
@@ -118,7 +118,7 @@ def infer(
     stages = Stages()
     reports: list[SlideReport] = []
     for entry in found:
-        job = _Job(entry, root / entry.name, config, bundle, engine, stages, on_event)
+        job = _Job(entry, root / entry.relative_name, config, bundle, engine, stages, on_event)
         reports.append(job.run())
         # Written after every slide: a run that is killed leaves a manifest of what it did.
         report = RunReport(
@@ -132,7 +132,7 @@ def infer(
 class _Job:
     """One slide of a run."""
 
-    entry: FoundSlide
+    entry: SlideInput
     folder: Path
     config: InferConfig
     bundle: Bundle
