@@ -83,17 +83,24 @@ def spans(extent_px: int, *, tile_px: int, margin_px: int, stride_px: int) -> tu
 
     Args:
         extent_px: a multiple of ``stride_px``.
-        tile_px: largest tile, more than two margins.
+        tile_px: largest tile, at least two margins and a stride.
         margin_px: pixels at a tile's inner edges that are not used.
         stride_px: tiles start at, and measure, multiples of it.
 
     Returns:
         The tile size and the tiles in order; their [begin, end) are the extent without gap or overlap.
     """
-    count = max(1, math.ceil((extent_px - 2 * margin_px) / (tile_px - 2 * margin_px)))
-    if count == 1 or extent_px <= tile_px:
+    if extent_px <= tile_px:
         return extent_px, [Span(0, 0, extent_px)]
+
+    def step(size: int) -> int:
+        """Largest distance between the starts of tiles of this size that still overlap by two margins."""
+        return (size - 2 * margin_px) // stride_px * stride_px
+
+    count = 1 + math.ceil((extent_px - tile_px) / step(tile_px))
     size = math.ceil((extent_px + (count - 1) * 2 * margin_px) / count / stride_px) * stride_px
-    starts = [round(i * (extent_px - size) / (count - 1) / stride_px) * stride_px for i in range(count)]
+    while size + (count - 1) * step(size) < extent_px:
+        size += stride_px
+    starts = [min(i * step(size), extent_px - size) for i in range(count)]
     cuts = [0, *((a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), extent_px]
     return size, [Span(start, begin, end) for start, begin, end in zip(starts, cuts, cuts[1:], strict=False)]
