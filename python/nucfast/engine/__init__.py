@@ -1,1 +1,39 @@
-"""TBD."""
+"""Bundles and the engines that run them; importing this imports no inference library."""
+
+from nucfast.engine.base import Engine, Maps
+from nucfast.engine.bundle import (
+    Bundle,
+    ClassScheme,
+    ClassSpec,
+    DecoderSpec,
+    OutputSpec,
+    list_bundles,
+    load_bundle,
+    write_bundle,
+)
+from nucfast.engine.create import ENGINES, PRECISIONS, create_engine
+from nucfast.engine.onnxruntime_engine import cuda_device_count, onnxruntime_clash, onnxruntime_packages
+from nucfast.engine.parity import Difference, parity
+from nucfast.engine.threads import available_cpus
+
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Bundle",
+    "ClassScheme",
+    "ClassSpec",
+    "DecoderSpec",
+    "Difference",
+    "Engine",
+    "Maps",
+    "OutputSpec",
+    "available_cpus",
+    "create_engine",
+    "cuda_device_count",
+    "list_bundles",
+    "load_bundle",
+    "onnxruntime_clash",
+    "onnxruntime_packages",
+    "parity",
+    "write_bundle",
+]

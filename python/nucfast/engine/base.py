@@ -1,0 +1,139 @@
+"""What every engine has in common: the protocol, the check of its input, its output buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucfast.engine.bundle import MODEL, Bundle
+from nucfast.errors import BundleError
+
+Maps = dict[str, NDArray[np.uint8]]
+
+
+class Engine(Protocol):
+    """Runs a bundle's network.
+
+    Attributes:
+        bundle: what it runs.
+        name: "openvino", "onnxruntime".
+        device: "cpu", "cuda:0".
+        precision: the arithmetic in use: "fp32", "bf16", "tf32".
+        threads: processor threads it computes with.
+        description: all of that in one line, for people.
+    """
+
+    bundle: Bundle
+    name: str
+    device: str
+    precision: str
+    threads: int
+    description: str
+
+    def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
+        """The network's outputs for a batch of tiles; any number of threads may call this at once.
+
+        Args:
+            tiles: (N, height, width, 3) uint8 RGB at the bundle's mpp; height and width are multiples of its
+                ``stride_px``, N may be 0.
+            out: buffers to fill, one per output, instead of new arrays. Reusing them saves the cost of
+                touching fresh memory.
+
+        Returns:
+            By output name: (N, height / stride, width / stride, channels) uint8.
+
+        Raises:
+            TypeError: an array is not uint8.
+            ValueError: a shape differs from the above.
+            EngineError: the engine failed, for want of memory for instance.
+        """
+        ...
+
+
+def check_tiles(tiles: NDArray[np.uint8], bundle: Bundle) -> None:
+    """Refuse what no network of this bundle can take: see ``Engine.run``."""
+    if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
+        got = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
+        raise TypeError(f"tiles: expected a uint8 array, got {got}")
+    if tiles.ndim != 4 or tiles.shape[3] != 3:
+        raise ValueError(f"tiles: expected (N, height, width, 3), got {tiles.shape}")
+    height, width = tiles.shape[1:3]
+    stride = bundle.stride_px
+    if height == 0 or width == 0 or height % stride or width % stride:
+        raise ValueError(f"tiles: expected height and width in multiples of {stride}, got {height} x {width}")
+
+
+def output_buffers(
+    tiles: NDArray[np.uint8], bundle: Bundle, out: Mapping[str, NDArray[np.uint8]] | None
+) -> Maps:
+    """One array per output for these tiles: those of ``out`` once checked, else new ones."""
+    count, height, width, _ = tiles.shape
+    shapes = {
+        spec.name: (count, height // spec.stride, width // spec.stride, spec.channels)
+        for spec in bundle.outputs
+    }
+    if out is None:
+        return {name: np.empty(shape, np.uint8) for name, shape in shapes.items()}
+    if out.keys() != shapes.keys():
+        raise ValueError(f"out: expected the outputs {sorted(shapes)}, got {sorted(out)}")
+    for name, shape in shapes.items():
+        if out[name].dtype != np.uint8:
+            raise TypeError(f"out[{name!r}]: expected uint8, got {out[name].dtype}")
+        if out[name].shape != shape:
+            raise ValueError(f"out[{name!r}]: expected shape {shape}, got {out[name].shape}")
+        if not out[name].flags.writeable:
+            raise ValueError(f"out[{name!r}]: expected a writable array, got a read-only one")
+    return dict(out)
+
+
+def store(result: NDArray[np.uint8], target: NDArray[np.uint8], name: str, bundle: Bundle) -> None:
+    """Copy what the network gave for one output into its buffer.
+
+    Raises:
+        BundleError: the network does not compute what ``bundle.json`` promises.
+    """
+    if result.shape != target.shape:
+        raise BundleError(
+            f"{bundle_label(bundle)}: output {name!r} is {result.shape} where bundle.json promises "
+            f"{target.shape}: export the bundle again"
+        )
+    np.copyto(target, result)
+
+
+def check_graph(
+    bundle: Bundle, inputs: Mapping[str, str], outputs: Mapping[str, str], *, uint8_name: str
+) -> None:
+    """Hold the inputs and outputs of a loaded graph (type by name) against the bundle.
+
+    Raises:
+        BundleError: they differ.
+    """
+    if dict(inputs) != {bundle.input_name: uint8_name}:
+        raise BundleError(
+            f"{bundle_label(bundle)}: {MODEL} takes {dict(inputs)} where bundle.json promises "
+            f"{bundle.input_name!r} in uint8: export the bundle again"
+        )
+    for spec in bundle.outputs:
+        if outputs.get(spec.name) != uint8_name:
+            raise BundleError(
+                f"{bundle_label(bundle)}: {MODEL} gives {dict(outputs)} where bundle.json promises "
+                f"{spec.name!r} in uint8: export the bundle again"
+            )
+
+
+def bundle_label(bundle: Bundle) -> str:
+    """How errors name a bundle: where it is, else its name."""
+    return str(bundle.path if bundle.path is not None else bundle.name)
+
+
+def unreadable_model(bundle: Bundle, error: Exception) -> BundleError:
+    """The error for an ONNX file that an engine refuses, cut to the reason's first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return BundleError(
+        f"{bundle_label(bundle)}: {MODEL} cannot be loaded ({reason[:200]}): "
+        "install or export the bundle again"
+    )

@@ -1,0 +1,554 @@
+"""The model bundle: the only contract between training and runtime.
+
+A bundle is a directory, or a zip of one, holding ``model.onnx`` and ``bundle.json``. The JSON says what
+goes into the network (uint8 NHWC RGB at ``mpp``), what comes out of it, how a decoder turns that into nuclei,
+and the SHA-256 of every file. ``SCHEMA`` grows when a reader of the previous one would misread a bundle;
+keys that a reader does not know are ignored, so information that changes no result can be added without that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from nucfast.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+MODEL = "model.onnx"
+MPP_RANGE = (0.05, 20.0)  # outside it a number is a resolution in another unit, not micrometres per pixel
+
+_INPUT = {"layout": "NHWC", "dtype": "uint8", "channels": "RGB"}
+_JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number"}
+
+
+def _expect(condition: bool, key: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{key}: expected {expected}, got {got!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """One output of the network: (N, height / stride, width / stride, channels) uint8.
+
+    Attributes:
+        name: its name in the ONNX graph and in what ``Engine.run`` returns.
+        meaning: what it holds, in words.
+        channels: size of the last axis.
+        stride: input pixels per output pixel, along both axes.
+        scale: a stored value times this is the quantity itself.
+    """
+
+    name: str
+    meaning: str
+    channels: int
+    stride: int
+    scale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        _expect(self.name != "", "name", "a name", self.name)
+        _expect(self.channels >= 1, "channels", "1 or more", self.channels)
+        _expect(self.stride >= 1, "stride", "1 or more", self.stride)
+        _expect(self.scale > 0, "scale", "a number above 0", self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSpec:
+    """A class of nuclei: its id (1..255; 0 is "no nucleus"), name and RGB colour."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        _expect(1 <= self.id <= 255, "id", "1 to 255", self.id)
+        _expect(self.name != "", "name", "a name", self.name)
+        valid = len(self.color) == 3 and all(0 <= value <= 255 for value in self.color)
+        _expect(valid, "color", "three values of 0 to 255", self.color)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScheme:
+    """How the class ids of a data set map to those of the bundle; 0 drops the nucleus from scoring."""
+
+    name: str
+    raw: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """How outputs become nuclei.
+
+    Attributes:
+        name: the algorithm.
+        nucleus_threshold: a pixel belongs to a nucleus where the "nucleus" output is at least this (1..255).
+        min_rise: two summits of the "distance" output are two nuclei if the lower one rises at least this
+            much (0..255) above the saddle between them.
+        min_area_um2: smaller objects are dropped.
+        max_hole_um2: holes up to this size are filled; 0 keeps all.
+        extra: parameters that only this decoder knows.
+    """
+
+    name: str
+    nucleus_threshold: int
+    min_rise: int
+    min_area_um2: float
+    max_hole_um2: float = 0.0
+    extra: Mapping[str, float | int | bool | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(self.name != "", "name", "a name", self.name)
+        _expect(1 <= self.nucleus_threshold <= 255, "nucleus_threshold", "1 to 255", self.nucleus_threshold)
+        _expect(0 <= self.min_rise <= 255, "min_rise", "0 to 255", self.min_rise)
+        _expect(self.min_area_um2 >= 0, "min_area_um2", "0 or more", self.min_area_um2)
+        _expect(self.max_hole_um2 >= 0, "max_hole_um2", "0 or more", self.max_hole_um2)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model and everything needed to run it; made by ``load_bundle``, written by ``write_bundle``.
+
+    Attributes:
+        mpp: micrometres per pixel the network expects.
+        tile_px: side of the square tile to feed it, a multiple of ``stride_px``.
+        stride_px: both sides of a tile must be multiples of this.
+        margin_px: width of the tile's rim whose outputs lack context and are thrown away.
+        halo_px: how far a region reaches beyond its own square; larger nuclei may be cut.
+        input_name: the graph's input, (N, height, width, 3) uint8 RGB.
+        path: the directory or zip it came from; None before it is written.
+        files: SHA-256 of each file; empty before it is written.
+
+    Raises:
+        ValueError: values that contradict each other or make no sense.
+    """
+
+    name: str
+    version: str
+    description: str
+    mpp: float
+    tile_px: int
+    stride_px: int
+    margin_px: int
+    halo_px: int
+    outputs: tuple[OutputSpec, ...]
+    classes: tuple[ClassSpec, ...]
+    class_scheme: ClassScheme | None
+    decoder: DecoderSpec
+    licence: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: tuple[Mapping[str, Any], ...] = ()
+    input_name: str = "image"
+    path: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(self.name != "" and "/" not in self.name, "name", "a name without '/'", self.name)
+        low, high = MPP_RANGE
+        _expect(low <= self.mpp <= high, "mpp", f"micrometres per pixel, {low} to {high}", self.mpp)
+        _expect(self.stride_px >= 1, "stride_px", "1 or more", self.stride_px)
+        _expect(self.margin_px >= 0, "margin_px", "0 or more", self.margin_px)
+        _expect(self.halo_px >= 0, "halo_px", "0 or more", self.halo_px)
+        multiple = self.tile_px >= 1 and self.tile_px % self.stride_px == 0
+        _expect(multiple, "tile_px", f"a multiple of stride_px = {self.stride_px}", self.tile_px)
+        _expect(self.tile_px > 2 * self.margin_px, "tile_px", "more than 2 * margin_px", self.tile_px)
+        names = [output.name for output in self.outputs]
+        _expect(len(names) > 0, "outputs", "at least one", self.outputs)
+        _expect(len(set(names)) == len(names), "outputs", "different names", names)
+        for spec in self.outputs:
+            _expect(
+                self.stride_px % spec.stride == 0,
+                f"outputs.{spec.name}.stride",
+                "a divisor of stride_px",
+                spec.stride,
+            )
+        ids = [spec.id for spec in self.classes]
+        _expect(len(set(ids)) == len(ids), "classes", "different ids", ids)
+        if "class" in names:
+            channels = self.output("class").channels
+            _expect(channels == len(ids), "classes", f"{channels}, one per channel of output 'class'", ids)
+        else:
+            _expect(len(ids) <= 1, "classes", "at most one without an output 'class'", ids)
+        if self.class_scheme is not None:
+            for raw, known in self.class_scheme.raw.items():
+                _expect(known in {0, *ids}, f"class_scheme.raw.{raw}", f"0 or one of the ids {ids}", known)
+
+    def output(self, name: str) -> OutputSpec:
+        """The output of this name.
+
+        Raises:
+            KeyError: the bundle has none.
+        """
+        for output in self.outputs:
+            if output.name == name:
+                return output
+        raise KeyError(name)
+
+    def read_file(self, name: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            BundleError: the file is missing, or is not the one that ``bundle.json`` describes.
+            ValueError: the bundle has not been written yet, or lists no such file.
+        """
+        if self.path is None or name not in self.files:
+            raise ValueError(f"name: expected one of {sorted(self.files)}, got {name!r}")
+        with _opened(self.path) as source:
+            content = source.read(name)
+        if hashlib.sha256(content).hexdigest() != self.files[name]:
+            raise BundleError(
+                f"{self.path}: {name} is damaged (its sha256 differs from the one in {MANIFEST}): "
+                "install or export the bundle again"
+            )
+        return content
+
+    def model_bytes(self) -> bytes:
+        """The ONNX file's content, checked against its SHA-256."""
+        return self.read_file(MODEL)
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Load a bundle and check every one of its files.
+
+    Args:
+        name_or_path: the name of a shipped bundle, a directory, or a zip of one, which is read in place.
+            A plain name means the shipped bundle where there is one; "./name" is always a path.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged, incomplete or from a later release.
+    """
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and PurePosixPath(name_or_path).name == name_or_path:
+        shipped = _shipped_root() / name_or_path
+        if (shipped / MANIFEST).is_file():
+            path = shipped
+    if not path.exists():
+        known = ", ".join(_shipped_names()) or "none"
+        raise BundleError(
+            f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the directory or .zip "
+            "that `nucfast export` wrote)"
+        )
+    with _opened(path) as source:
+        manifest = source.read(MANIFEST)
+    bundle = _parse(manifest, path)
+    for name in bundle.files:
+        bundle.read_file(name)
+    return bundle
+
+
+def list_bundles() -> list[Bundle]:
+    """The bundles that come with the package, by name."""
+    return [load_bundle(_shipped_root() / name) for name in _shipped_names()]
+
+
+def write_bundle(
+    directory: str | Path, bundle: Bundle, files: Mapping[str, bytes], *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle; it appears by rename, complete or not at all.
+
+    Args:
+        directory: where; its parent is made if need be.
+        bundle: what ``bundle.json`` will say; its ``path`` and ``files`` are not used.
+        files: the content of each file by its name; "model.onnx" is required.
+        overwrite: replace the bundle that is already there.
+
+    Returns:
+        The bundle, as ``load_bundle`` returns it.
+
+    Raises:
+        ValueError: "model.onnx" is not in ``files``, or a name is not a plain file name.
+        BundleError: ``directory`` exists and is no bundle, or is one and ``overwrite`` is not set; or it
+            cannot be written.
+    """
+    _check_names(files)
+    directory = Path(directory)
+    check_target(directory, overwrite=overwrite)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    text = json.dumps(_to_json(replace(bundle, files=hashes)), indent=2, allow_nan=False) + "\n"
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
+            made = Path(scratch) / "bundle"
+            made.mkdir()
+            for name, content in files.items():
+                (made / name).write_bytes(content)
+            (made / MANIFEST).write_text(text, encoding="utf-8")
+            if directory.exists():
+                directory.rename(Path(scratch) / "replaced")
+            made.rename(directory)
+    except OSError as error:
+        raise BundleError(f"{directory}: cannot write the bundle: {error.strerror or error}") from error
+    return load_bundle(directory)
+
+
+def check_target(directory: Path, *, overwrite: bool) -> None:
+    """Raise BundleError if writing a bundle there would destroy something."""
+    if not directory.exists():
+        return
+    if not (directory / MANIFEST).is_file():
+        raise BundleError(f"{directory}: exists and is not a bundle; give another directory")
+    if not overwrite:
+        raise BundleError(f"{directory}: exists already; give another directory or allow overwriting")
+
+
+class _Source:
+    """Reads files of a bundle by name from its directory or from its zip."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile | None) -> None:
+        self.path = path
+        self._archive = archive
+        self._prefix = self._find_prefix(archive) if archive is not None else ""
+
+    def read(self, name: str) -> bytes:
+        try:
+            if self._archive is not None:
+                return self._archive.read(self._prefix + name)
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, KeyError):
+            if name == MANIFEST:
+                raise BundleError(f"{self.path}: no {MANIFEST} in it, so it is not a model bundle") from None
+            raise BundleError(f"{self.path}: {name} is missing: install or export the bundle again") from None
+
+    @staticmethod
+    def _find_prefix(archive: zipfile.ZipFile) -> str:
+        """The folder inside the zip, with a slash: zipping a directory and zipping its content both work."""
+        found = [name for name in archive.namelist() if PurePosixPath(name).name == MANIFEST]
+        return found[0].removesuffix(MANIFEST) if len(found) == 1 else ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Source]:
+    try:
+        if path.is_dir():
+            yield _Source(path, None)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                yield _Source(path, archive)
+    # What zipfile raises for damaged, truncated, encrypted and exotic archives.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        expected = "a directory or a zip holding bundle.json"
+        raise BundleError(f"{path}: cannot be read as a model bundle ({expected}): {error}") from error
+
+
+def _shipped_root() -> Path:
+    return Path(str(resources.files("nucfast.bundles")))
+
+
+def _shipped_names() -> list[str]:
+    return sorted(manifest.parent.name for manifest in _shipped_root().glob(f"*/{MANIFEST}"))
+
+
+def _check_names(files: Mapping[str, object]) -> None:
+    _expect(MODEL in files, "files", f"{MODEL!r} among them", sorted(files))
+    for name in files:
+        # A name with a directory in it could leave the bundle.
+        plain = name not in {"", ".", "..", MANIFEST} and not set(name) & set("/\\\0")
+        _expect(plain, "files", "plain file names", name)
+
+
+def _to_json(bundle: Bundle) -> dict[str, Any]:
+    scheme, decoder = bundle.class_scheme, bundle.decoder
+    return {
+        "schema": SCHEMA,
+        **{name: getattr(bundle, name) for name in ("name", "version", "description", "mpp")},
+        **{name: getattr(bundle, name) for name in ("tile_px", "stride_px", "margin_px", "halo_px")},
+        "input": {"name": bundle.input_name, **_INPUT},
+        "outputs": [
+            {
+                "name": output.name,
+                "meaning": output.meaning,
+                "dtype": "uint8",
+                "channels": output.channels,
+                "stride": output.stride,
+                "scale": output.scale,
+            }
+            for output in bundle.outputs
+        ],
+        "classes": [{"id": spec.id, "name": spec.name, "color": list(spec.color)} for spec in bundle.classes],
+        "class_scheme": None
+        if scheme is None
+        else {"name": scheme.name, "raw": {str(raw): known for raw, known in scheme.raw.items()}},
+        "decoder": {
+            "name": decoder.name,
+            "nucleus_threshold": decoder.nucleus_threshold,
+            "min_rise": decoder.min_rise,
+            "min_area_um2": decoder.min_area_um2,
+            "max_hole_um2": decoder.max_hole_um2,
+            **decoder.extra,
+        },
+        "training": dict(bundle.training),
+        "licence": bundle.licence,
+        "accuracy": [dict(row) for row in bundle.accuracy],
+        "files": dict(bundle.files),
+    }
+
+
+def _parse(content: bytes, path: Path) -> Bundle:
+    where = f"{path}: {MANIFEST}"
+    try:
+        data = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: not valid JSON ({error}): install or export the bundle again") from error
+    try:
+        top = _Object(data, "")
+        schema = top.integer("schema")
+        if schema > SCHEMA:
+            raise BundleError(
+                f"{where}: schema {schema} is from a later release and this nucfast reads {SCHEMA}: "
+                "run  pip install --upgrade nucfast"
+            )
+        _expect(schema == SCHEMA, "schema", str(SCHEMA), schema)
+        return _from_json(top, path)
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+class _Object:
+    """A JSON object whose getters name the key in their errors."""
+
+    def __init__(self, data: object, key: str) -> None:
+        if not isinstance(data, dict):
+            raise ValueError(f"{key or 'the file'}: expected an object, got {_describe(data)}")
+        self.data: dict[str, Any] = data
+        self.key = key
+
+    def path(self, name: str) -> str:
+        return f"{self.key}.{name}" if self.key else name
+
+    def _get(self, name: str, kind: type) -> Any:
+        if name not in self.data:
+            raise ValueError(f"{self.path(name)}: expected {_JSON_NAMES[kind]}, but the key is missing")
+        value = self.data[name]
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise ValueError(f"{self.path(name)}: expected {_JSON_NAMES[kind]}, got {_describe(value)}")
+        return value
+
+    def string(self, name: str) -> str:
+        return str(self._get(name, str))
+
+    def integer(self, name: str) -> int:
+        return int(self._get(name, int))
+
+    def number(self, name: str) -> float:
+        return float(self._get(name, float))
+
+    def items(self, name: str) -> list[Any]:
+        return list(self._get(name, list))
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        return dict(self._get(name, dict))
+
+    def child(self, name: str) -> _Object:
+        return _Object(self.mapping(name), self.path(name))
+
+    def children(self, name: str) -> list[_Object]:
+        return [_Object(item, f"{self.path(name)}[{index}]") for index, item in enumerate(self.items(name))]
+
+    def constant(self, name: str, expected: str) -> None:
+        value = self.string(name)
+        _expect(value == expected, self.path(name), repr(expected), value)
+
+    @contextmanager
+    def build(self) -> Iterator[None]:
+        """Puts this object's key before the errors of the dataclass made from it."""
+        try:
+            yield
+        except ValueError as error:
+            message = str(error)
+            raise ValueError(message if message.startswith(self.key) else f"{self.key}.{message}") from error
+
+
+def _describe(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _from_json(top: _Object, path: Path) -> Bundle:
+    inputs = top.child("input")
+    for name, expected in _INPUT.items():
+        inputs.constant(name, expected)
+    files = top.mapping("files")
+    for name, value in files.items():
+        is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+        _expect(is_hash, f"files.{name}", "a sha256 of 64 hexadecimal digits", value)
+    _check_names(files)
+    return Bundle(
+        name=top.string("name"),
+        version=top.string("version"),
+        description=top.string("description"),
+        mpp=top.number("mpp"),
+        tile_px=top.integer("tile_px"),
+        stride_px=top.integer("stride_px"),
+        margin_px=top.integer("margin_px"),
+        halo_px=top.integer("halo_px"),
+        outputs=tuple(_output(item) for item in top.children("outputs")),
+        classes=tuple(_class(item) for item in top.children("classes")),
+        class_scheme=None if top.data.get("class_scheme") is None else _scheme(top.child("class_scheme")),
+        decoder=_decoder(top.child("decoder")),
+        licence=top.string("licence"),
+        training=top.mapping("training"),
+        accuracy=tuple(item.data for item in top.children("accuracy")),
+        input_name=inputs.string("name"),
+        path=path,
+        files=files,
+    )
+
+
+def _output(item: _Object) -> OutputSpec:
+    item.constant("dtype", "uint8")
+    with item.build():
+        return OutputSpec(
+            name=item.string("name"),
+            meaning=item.string("meaning"),
+            channels=item.integer("channels"),
+            stride=item.integer("stride"),
+            scale=item.number("scale"),
+        )
+
+
+def _class(item: _Object) -> ClassSpec:
+    color = item.items("color")
+    valid = len(color) == 3 and all(isinstance(value, int) and not isinstance(value, bool) for value in color)
+    _expect(valid, item.path("color"), "three integers", color)
+    with item.build():
+        return ClassSpec(
+            id=item.integer("id"), name=item.string("name"), color=(color[0], color[1], color[2])
+        )
+
+
+def _scheme(item: _Object) -> ClassScheme:
+    table = item.child("raw")
+    for raw in table.data:
+        _expect(raw.isascii() and raw.isdigit(), table.path(raw), "an integer as key", raw)
+    return ClassScheme(name=item.string("name"), raw={int(raw): table.integer(raw) for raw in table.data})
+
+
+def _decoder(item: _Object) -> DecoderSpec:
+    known = {spec.name for spec in fields(DecoderSpec)}
+    extra = {name: value for name, value in item.data.items() if name not in known}
+    for name, value in extra.items():
+        _expect(
+            isinstance(value, int | float | str), item.path(name), "a number, a string or a boolean", value
+        )
+    with item.build():
+        return DecoderSpec(
+            name=item.string("name"),
+            nucleus_threshold=item.integer("nucleus_threshold"),
+            min_rise=item.integer("min_rise"),
+            min_area_um2=item.number("min_area_um2"),
+            max_hole_um2=item.number("max_hole_um2"),
+            extra=extra,
+        )

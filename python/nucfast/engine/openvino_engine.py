@@ -1,0 +1,164 @@
+"""OpenVINO on the CPU: the engine that every installation has."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import queue
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucfast.engine.base import (
+    Maps,
+    bundle_label,
+    check_graph,
+    check_tiles,
+    output_buffers,
+    store,
+    unreadable_model,
+)
+from nucfast.engine.bundle import Bundle
+from nucfast.errors import EngineError, MissingExtraError
+
+# A tile is computed by this many threads. More scale badly over one tile, fewer keep more tiles, and so more
+# memory, in flight; on 2 cores one stream of 2 threads and two of 1 are equally fast.
+THREADS_PER_STREAM = 4
+
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_import_lock = threading.Lock()
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports every import and writes into the home folder.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    blocked = "openvino_telemetry"
+    with _import_lock:
+        if sys.modules.get("openvino") is not None:
+            return importlib.import_module("openvino")
+        shadowed = sys.modules.get(blocked)
+        # None makes the import of that name fail, and OpenVINO then uses a stand-in that does nothing.
+        sys.modules[blocked] = None  # type: ignore[assignment]
+        try:
+            return importlib.import_module("openvino")
+        except ModuleNotFoundError as error:
+            if error.name != "openvino":
+                raise
+            raise MissingExtraError(
+                "inference on the CPU needs the package 'openvino', which nucfast depends on: "
+                "run  pip install openvino"
+            ) from error
+        finally:
+            del sys.modules[blocked]
+            if shadowed is not None:
+                sys.modules[blocked] = shadowed
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bf16; without its instructions bf16 is slower than fp32."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoEngine:
+    """Runs a bundle with OpenVINO on the CPU; see ``nucfast.engine.Engine``.
+
+    Tiles of a batch are computed one by one, each by one stream: a tile's working set stays in cache, memory
+    does not grow with the batch, and callers in several threads share the streams fairly.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, *, precision: str, threads: int) -> None:
+        if precision == "bf16" and not cpu_has_bf16():
+            raise EngineError("precision bf16: this CPU has no bf16 instructions; use precision fp32 or auto")
+        openvino = import_openvino()
+        self.bundle = bundle
+        self.precision = precision
+        self.threads = threads
+        core = openvino.Core()
+        core.set_property("CPU", {"LOG_LEVEL": "LOG_NONE"})
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": math.ceil(threads / THREADS_PER_STREAM),
+            # Pinned threads wait for their core when anything else runs there, be it another process or the
+            # pipeline's own decoding.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = core.read_model(bundle.model_bytes())
+            inputs = {port.any_name: port.element_type.to_string() for port in model.inputs}
+            outputs = {port.any_name: port.element_type.to_string() for port in model.outputs}
+        except RuntimeError as error:
+            raise unreadable_model(bundle, error) from error
+        check_graph(bundle, inputs, outputs, uint8_name="u8")
+        try:
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise unreadable_model(bundle, error) from error
+        streams = int(self._compiled.get_property("NUM_STREAMS"))
+        # Two per stream: while one is computed, the other's input and output are handled.
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(2 * streams):
+            self._idle.put(self._compiled.create_infer_request())
+        release = ".".join(openvino.__version__.split("-")[0].split(".")[:2])
+        plural = "" if threads == 1 else "s"
+        self.description = f"OpenVINO {release} on CPU, {precision}, {threads} thread{plural}"
+
+    def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
+        """See ``nucfast.engine.Engine.run``."""
+        check_tiles(tiles, self.bundle)
+        tiles = np.ascontiguousarray(tiles)
+        maps = output_buffers(tiles, self.bundle, out)
+        running: deque[tuple[Any, int]] = deque()
+        try:
+            for index in range(len(tiles)):
+                running.append((self._start(tiles, index, maps, running), index))
+            while running:
+                self._idle.put(self._finish(maps, running))
+        except RuntimeError as error:
+            lines = str(error).splitlines() or ["no reason given"]
+            raise EngineError(f"{bundle_label(self.bundle)}: OpenVINO failed: {lines[-1][:200]}") from error
+        finally:
+            # After an error: the others still read `tiles`, and a request must be idle in the pool.
+            for request, _ in running:
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
+                self._idle.put(request)
+        return maps
+
+    def _start(
+        self, tiles: NDArray[np.uint8], index: int, maps: Maps, running: deque[tuple[Any, int]]
+    ) -> Any:
+        """Start a tile on an idle request: one of the pool, else this caller's oldest once it is done."""
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            # A caller that holds none may wait for the others': they finish without needing anything from it.
+            request = self._finish(maps, running) if running else self._idle.get()
+        try:
+            request.start_async(tiles[index : index + 1], share_inputs=True)
+        except BaseException:
+            self._idle.put(request)
+            raise
+        return request
+
+    def _finish(self, maps: Maps, running: deque[tuple[Any, int]]) -> Any:
+        """Wait for this caller's oldest tile and copy its outputs."""
+        request, index = running[0]
+        request.wait()
+        for name, target in maps.items():
+            store(request.get_tensor(name).data, target[index : index + 1], name, self.bundle)
+        running.popleft()
+        return request

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from nucfast.engine import bundle as bundle_module
+from nucfast.engine import list_bundles, load_bundle, write_bundle
+from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, ClassSpec, DecoderSpec, OutputSpec
+from nucfast.errors import BundleError
+from tiny_model import tiny_spec
+
+CONTENT = bytes(range(256)) * 64  # engines read models, bundles only carry them
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    write_bundle(tmp_path / "tiny", tiny_spec(), {MODEL: CONTENT})
+    return tmp_path / "tiny"
+
+
+def manifest(directory: Path) -> dict:
+    return json.loads((directory / MANIFEST).read_text())
+
+
+def rewrite(directory: Path, data: object) -> None:
+    (directory / MANIFEST).write_text(json.dumps(data))
+
+
+def zipped(directory: Path, *, inside: str = "", compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    path = directory.parent / "tiny.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(directory.iterdir()):
+            archive.write(file, inside + file.name)
+    return path
+
+
+def test_round_trip(directory):
+    expected = dataclasses.replace(tiny_spec(), path=directory, files=manifest(directory)["files"])
+    assert load_bundle(directory) == expected
+    assert load_bundle(str(directory)).model_bytes() == CONTENT
+
+
+def test_json_is_as_documented(directory):
+    data = manifest(directory)
+    assert data["schema"] == 1
+    assert data["input"] == {"name": "image", "layout": "NHWC", "dtype": "uint8", "channels": "RGB"}
+    assert data["outputs"][2] == {
+        "name": "class",
+        "meaning": "probability of each class inside nuclei",
+        "dtype": "uint8",
+        "channels": 4,
+        "stride": 2,
+        "scale": 1 / 255,
+    }
+    assert data["classes"][1] == {"id": 2, "name": "inflammatory", "color": [10, 20, 255]}
+    assert data["class_scheme"]["raw"]["7"] == 3
+    assert data["decoder"]["sigma"] == 1.5
+    assert set(data["files"]) == {MODEL}
+
+
+def test_without_classes(tmp_path):
+    spec = tiny_spec(outputs=tiny_spec().outputs[:2], classes=(), class_scheme=None)
+    written = write_bundle(tmp_path / "plain", spec, {MODEL: CONTENT})
+    assert written.classes == ()
+    assert written.class_scheme is None
+
+
+@pytest.mark.parametrize("inside", ["", "tiny/", "a/b/"])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_is_read_in_place(directory, inside, compression):
+    path = zipped(directory, inside=inside, compression=compression)
+    bundle = load_bundle(path)
+    assert bundle == dataclasses.replace(load_bundle(directory), path=path)
+    shutil.rmtree(directory)
+    assert bundle.model_bytes() == CONTENT
+
+
+def test_pickle(directory):
+    path = zipped(directory)
+    assert pickle.loads(pickle.dumps(load_bundle(path))).model_bytes() == CONTENT
+
+
+def test_shipped_bundles_are_found_by_name(directory, tmp_path, monkeypatch):
+    root = tmp_path / "shipped"
+    root.mkdir()
+    monkeypatch.setattr(bundle_module, "_shipped_root", lambda: root)
+    assert list_bundles() == []
+    shutil.copytree(directory, root / "tiny")
+    (root / "no-bundle").mkdir()
+    assert [bundle.path for bundle in list_bundles()] == [root / "tiny"]
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle("tiny").path == root / "tiny"
+    assert load_bundle("./tiny").path == Path("tiny")
+    assert load_bundle(Path("tiny")).path == Path("tiny")
+    with pytest.raises(BundleError, match=r"model 'missing': no such bundle \(shipped: tiny;"):
+        load_bundle("missing")
+
+
+def test_what_is_shipped_loads():
+    for bundle in list_bundles():
+        assert load_bundle(bundle.name) == bundle
+
+
+def test_damaged_model(directory):
+    damaged = bytearray(CONTENT)
+    damaged[1000] ^= 1
+    (directory / MODEL).write_bytes(damaged)
+    with pytest.raises(
+        BundleError, match=r"tiny: model.onnx is damaged .* install or export the bundle again"
+    ):
+        load_bundle(directory)
+
+
+def test_model_damaged_after_loading(directory):
+    bundle = load_bundle(directory)
+    (directory / MODEL).write_bytes(b"")
+    with pytest.raises(BundleError, match=r"model.onnx is damaged"):
+        bundle.model_bytes()
+
+
+def test_missing_files(directory, tmp_path):
+    (directory / MODEL).unlink()
+    with pytest.raises(BundleError, match=r"tiny: model.onnx is missing: install or export"):
+        load_bundle(directory)
+    path = zipped(directory)
+    with pytest.raises(BundleError, match=r"tiny.zip: model.onnx is missing: install or export"):
+        load_bundle(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=r"empty: no bundle.json in it, so it is not a model bundle"):
+        load_bundle(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -1])
+def test_truncated_zip(directory, cut):
+    path = zipped(directory)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(BundleError, match=r"tiny.zip: "):
+        load_bundle(path)
+
+
+def test_zip_with_flipped_bytes(directory):
+    path = zipped(directory)
+    intact = path.read_bytes()
+    for position in range(0, len(intact), 61):
+        content = bytearray(intact)
+        content[position] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            load_bundle(path)  # timestamps and the like may change unnoticed
+        except BundleError as error:
+            assert "tiny.zip" in str(error)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", '{"schema": NaN}', "[" * 100_000])
+def test_not_a_manifest(directory, text):
+    (directory / MANIFEST).write_text(text)
+    with pytest.raises(
+        BundleError, match=r"tiny: bundle.json: (not valid JSON|the file: expected an object)"
+    ):
+        load_bundle(directory)
+
+
+def test_manifest_not_utf8(directory):
+    (directory / MANIFEST).write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(BundleError, match="not valid JSON"):
+        load_bundle(directory)
+
+
+def test_later_schema_asks_for_an_upgrade(directory):
+    rewrite(directory, {"schema": 2, "everything": "else differs"})
+    with pytest.raises(
+        BundleError, match=r"schema 2 is from a later release .* pip install --upgrade nucfast"
+    ):
+        load_bundle(directory)
+
+
+def test_unknown_keys_are_ignored(directory):
+    rewrite(directory, manifest(directory) | {"note": "for people"})
+    load_bundle(directory)
+
+
+def leaves(data, path=()):
+    """The path of every value, containers included."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+def changed(data, path, change):
+    """A copy of the JSON in which ``change(parent, key)`` was done to the value at ``path``."""
+    data = copy.deepcopy(data)
+    parent = data
+    for key in path[:-1]:
+        parent = parent[key]
+    change(parent, path[-1])
+    return data
+
+
+def put(value):
+    return lambda parent, key: parent.__setitem__(key, value)
+
+
+def delete(parent, key):
+    del parent[key]
+
+
+# Their content is for people, or for one decoder only.
+FREE = [("training", "data"), ("training", "recipe"), ("accuracy", 0)]
+FREE += [("decoder", "smooth"), ("decoder", "sigma")]
+
+
+def test_every_key_is_required_and_typed(directory):
+    intact = manifest(directory)
+    wrong = []
+    for path in leaves(intact):
+        if any(path[: len(free)] == free for free in FREE):
+            continue
+        optional = path == ("class_scheme",) or path[:-1] == ("class_scheme", "raw")
+        changes = [put([[]])] if path == ("training",) else [put({"wrong": []}), put([[]])]
+        if isinstance(path[-1], str) and not optional:
+            changes.append(delete)
+        for change in changes:
+            rewrite(directory, changed(intact, path, change))
+            try:
+                load_bundle(directory)
+                wrong.append((path, "no error"))
+            except BundleError as error:
+                where, _, what = str(error).partition(": bundle.json: ")
+                # It names the file, and the key or what holds it.
+                if where != str(directory) or not any(str(key) in what for key in path[-2:]):
+                    wrong.append((path, str(error)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("mpp",), 0, r"mpp: expected micrometres per pixel, 0.05 to 20.0, got 0"),
+        (("mpp",), 353.0, r"mpp: expected micrometres"),
+        (("mpp",), "0.5", r"mpp: expected a number, got '0.5'"),
+        (("tile_px",), 62, r"tile_px: expected a multiple of stride_px = 4, got 62"),
+        (("tile_px",), 16, r"tile_px: expected more than 2 \* margin_px, got 16"),
+        (("tile_px",), 64.0, r"tile_px: expected an integer, got 64.0"),
+        (("input", "layout"), "NCHW", r"input.layout: expected 'NHWC', got 'NCHW'"),
+        (("outputs",), [], r"outputs: expected at least one"),
+        (("outputs", 0, "dtype"), "float32", r"outputs\[0\].dtype: expected 'uint8', got 'float32'"),
+        (("outputs", 0, "stride"), 3, r"outputs.nucleus.stride: expected a divisor of stride_px, got 3"),
+        (("outputs", 1, "name"), "nucleus", r"outputs: expected different names"),
+        (("outputs", 2, "channels"), 3, r"classes: expected 3, one per channel of output 'class'"),
+        (("classes", 0, "id"), 2, r"classes: expected different ids"),
+        (("classes", 0, "id"), 0, r"classes\[0\].id: expected 1 to 255, got 0"),
+        (("classes", 3, "color"), [0, 0, 256], r"classes\[3\].color: expected three values of 0 to 255"),
+        (("classes", 3, "color"), [0, 0], r"classes\[3\].color: expected three integers"),
+        (("class_scheme", "raw"), {"1": 9}, r"class_scheme.raw.1: expected 0 or one of the ids"),
+        (("class_scheme", "raw"), {"one": 1}, r"class_scheme.raw.one: expected an integer as key"),
+        (("decoder", "nucleus_threshold"), 0, r"decoder.nucleus_threshold: expected 1 to 255, got 0"),
+        (("decoder", "min_area_um2"), -1, r"decoder.min_area_um2: expected 0 or more, got -1"),
+        (("files",), {}, r"files: expected 'model.onnx' among them"),
+        (("files", MODEL), "0123", r"files.model.onnx: expected a sha256"),
+        (("files", "../outside"), "0" * 64, r"files: expected plain file names, got '../outside'"),
+    ],
+)
+def test_nonsense_is_refused(directory, path, value, message):
+    rewrite(directory, changed(manifest(directory), path, put(value)))
+    with pytest.raises(BundleError, match=rf"tiny: bundle.json: {message}"):
+        load_bundle(directory)
+
+
+def test_constructors_check_too():
+    with pytest.raises(ValueError, match="mpp: expected micrometres"):
+        tiny_spec(mpp=353.0)
+    with pytest.raises(ValueError, match="channels: expected 1 or more"):
+        OutputSpec("x", "", 0, 1)
+    with pytest.raises(ValueError, match="id: expected 1 to 255"):
+        ClassSpec(256, "x", (0, 0, 0))
+    with pytest.raises(ValueError, match="min_rise: expected 0 to 255"):
+        DecoderSpec("climb", 128, 300, 8.0)
+    with pytest.raises(ValueError, match="class_scheme"):
+        tiny_spec(class_scheme=ClassScheme("x", {1: 77}))
+
+
+def test_output_by_name():
+    assert tiny_spec().output("class").stride == 2
+    with pytest.raises(KeyError):
+        tiny_spec().output("missing")
+
+
+def test_unwritten_bundle_has_no_files():
+    with pytest.raises(ValueError, match="name: expected one of"):
+        tiny_spec().model_bytes()
+
+
+def test_write_refuses_to_destroy(directory, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(BundleError, match="photos: exists and is not a bundle"):
+        write_bundle(tmp_path / "photos", tiny_spec(), {MODEL: b""}, overwrite=True)
+    with pytest.raises(BundleError, match="tiny: exists already"):
+        write_bundle(directory, tiny_spec(), {MODEL: b""})
+    assert load_bundle(directory).model_bytes() == CONTENT
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_overwrite_leaves_nothing_behind(directory, tmp_path):
+    (directory / "old.txt").write_text("old")
+    files = {MODEL: b"new", "labels.txt": b"a\nb\n"}
+    bundle = write_bundle(directory, tiny_spec(version="2"), files, overwrite=True)
+    assert bundle.version == "2"
+    assert bundle.read_file("labels.txt") == b"a\nb\n"
+    assert sorted(path.name for path in directory.iterdir()) == [MANIFEST, "labels.txt", MODEL]
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_write_checks_names(tmp_path):
+    with pytest.raises(ValueError, match=r"files: expected 'model.onnx' among them"):
+        write_bundle(tmp_path / "x", tiny_spec(), {})
+    with pytest.raises(ValueError, match="files: expected plain file names"):
+        write_bundle(tmp_path / "x", tiny_spec(), {MODEL: b"", "a/b": b""})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_parent(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot write the bundle"):
+        write_bundle(tmp_path / "file" / "bundle", tiny_spec(), {MODEL: b""})
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny_spec().mpp = 1.0
+    assert isinstance(tiny_spec(), Bundle)

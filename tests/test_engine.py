@@ -1,0 +1,500 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from nucfast.engine import (
+    OutputSpec,
+    available_cpus,
+    create_engine,
+    load_bundle,
+    onnxruntime_clash,
+    onnxruntime_engine,
+    onnxruntime_packages,
+    openvino_engine,
+    parity,
+    write_bundle,
+)
+from nucfast.engine.threads import _quota_cpus, resolve_threads
+from nucfast.errors import BundleError, EngineError, MissingExtraError
+from numpy.testing import assert_array_equal
+from onnx import TensorProto
+from PIL import Image
+from tiny_model import tiny_onnx, tiny_spec, write_tiny
+
+pytest.importorskip("onnxruntime", reason="the engines are compared with ONNX Runtime")
+
+CHOICES = [
+    pytest.param({"engine": "openvino", "precision": "fp32"}, id="openvino-fp32"),
+    pytest.param(
+        {"engine": "openvino", "precision": "bf16"},
+        id="openvino-bf16",
+        marks=pytest.mark.skipif(not openvino_engine.cpu_has_bf16(), reason="this CPU has no bf16"),
+    ),
+    pytest.param({"engine": "onnxruntime", "device": "cpu"}, id="onnxruntime-cpu"),
+    pytest.param(
+        {"engine": "onnxruntime", "device": "cuda"},
+        id="onnxruntime-cuda",
+        marks=pytest.mark.skipif(not onnxruntime_engine.cuda_available(), reason="no CUDA device"),
+    ),
+]
+PRECISIONS = {"openvino-fp32": "fp32", "openvino-bf16": "bf16", "onnxruntime-cpu": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def engine(request, bundle):
+    return create_engine(bundle, **request.param)
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 4, 3), (1, 64, 64, 3), (3, 32, 48, 3), (9, 64, 32, 3), (0, 64, 64, 3)]
+)
+def test_output_shapes(engine, shape):
+    count, height, width, _ = shape
+    maps = engine.run(noise(shape))
+    assert {name: value.shape for name, value in maps.items()} == {
+        "nucleus": (count, height, width, 1),
+        "distance": (count, height, width, 1),
+        "class": (count, height // 2, width // 2, 4),
+    }
+    assert all(value.dtype == np.uint8 for value in maps.values())
+
+
+def test_engines_agree(bundle):
+    tiles = noise((2, 64, 96, 3))
+    engines = [
+        create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32"),
+        create_engine(bundle, engine="openvino", precision="fp32"),
+    ]
+    rows = parity(bundle, engines, tiles)
+    assert [row.output for row in rows] == ["nucleus", "distance", "class"]
+    for row in rows:
+        assert row.engine.startswith("OpenVINO")
+        assert row.largest <= 1
+        assert row.mean < 1e-3
+        assert row.share_above_1 == 0
+
+
+def test_every_choice_agrees_with_the_reference(bundle, engine):
+    reference = create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32")
+    for row in parity(bundle, [reference, engine], noise((2, 64, 64, 3), seed=5)):
+        assert row.mean < (1e-3 if engine.precision == "fp32" else 1.0)
+        assert row.share_above_1 < (1e-9 if engine.precision == "fp32" else 0.1)
+
+
+def test_engines_agree_on_a_real_image(bundle):
+    root = os.environ.get("NUCFAST_DATA")
+    if root is None:
+        pytest.skip("NUCFAST_DATA is not set")
+    with Image.open(sorted((Path(root) / "consep" / "images").iterdir())[0]) as image:
+        tile = np.asarray(image.convert("RGB"))[None, :256, :512]
+    engines = [
+        create_engine(bundle, engine=name, device="cpu", precision="fp32")
+        for name in ("onnxruntime", "openvino")
+    ]
+    assert all(row.largest <= 1 and row.mean < 1e-3 for row in parity(bundle, engines, tile))
+
+
+def test_parity_refuses_what_cannot_be_compared(bundle, tmp_path):
+    one = create_engine(bundle, engine="openvino")
+    other = create_engine(write_tiny(tmp_path / "other", version="2"), engine="openvino")
+    with pytest.raises(ValueError, match="engines: expected two or more"):
+        parity(bundle, [one], noise((1, 64, 64, 3)))
+    with pytest.raises(ValueError, match="tiles: expected one or more"):
+        parity(bundle, [one, one], noise((0, 64, 64, 3)))
+    with pytest.raises(ValueError, match="engines: expected all to run 'tiny'"):
+        parity(bundle, [one, other], noise((1, 64, 64, 3)))
+
+
+def test_a_tile_does_not_depend_on_its_batch(engine):
+    tiles = noise((5, 32, 32, 3))
+    together = engine.run(tiles)
+    for index in range(5):
+        alone = engine.run(tiles[index : index + 1])
+        for name, value in together.items():
+            assert_array_equal(value[index : index + 1], alone[name])
+
+
+def test_caller_buffers_are_filled(engine):
+    tiles = noise((3, 32, 64, 3))
+    expected = engine.run(tiles)
+    # Every second tile of a larger buffer: not contiguous.
+    out = {name: np.full((6, *value.shape[1:]), 7, np.uint8)[::2] for name, value in expected.items()}
+    returned = engine.run(tiles, out=out)
+    for name, value in expected.items():
+        assert returned[name] is out[name]
+        assert_array_equal(out[name], value)
+
+
+def test_results_are_not_overwritten_by_the_next_run(engine):
+    first = engine.run(noise((2, 32, 32, 3), seed=1))
+    kept = {name: value.copy() for name, value in first.items()}
+    engine.run(noise((2, 32, 32, 3), seed=2))
+    for name, value in first.items():
+        assert_array_equal(value, kept[name])
+
+
+def test_views_and_read_only_tiles(engine):
+    tiles = noise((2, 64, 64, 3))
+    expected = engine.run(np.ascontiguousarray(tiles[:, ::2, :32, ::-1]))
+    view = tiles[:, ::2, :32, ::-1]
+    view.flags.writeable = False
+    for name, value in engine.run(view).items():
+        assert_array_equal(value, expected[name])
+    fixed = np.ascontiguousarray(view)
+    fixed.flags.writeable = False
+    for name, value in engine.run(fixed).items():
+        assert_array_equal(value, expected[name])
+
+
+def test_many_threads_share_an_engine(engine):
+    inputs = [noise((1 + seed % 4, 16 + 16 * (seed % 2), 32, 3), seed) for seed in range(8)]
+    expected = [engine.run(tiles) for tiles in inputs]
+    wrong, barrier = [], threading.Barrier(len(inputs))
+
+    def work(tiles, reference):
+        barrier.wait()
+        for _ in range(15):
+            maps = engine.run(tiles)
+            if any(not np.array_equal(maps[name], reference[name]) for name in reference):
+                wrong.append(tiles.shape)
+
+    workers = [threading.Thread(target=work, args=pair) for pair in zip(inputs, expected, strict=True)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert not worker.is_alive()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("tiles", "error", "message"),
+    [
+        (np.zeros((1, 64, 64, 3), np.float32), TypeError, "tiles: expected a uint8 array, got float32"),
+        ([[1]], TypeError, "tiles: expected a uint8 array, got list"),
+        (
+            np.zeros((64, 64, 3), np.uint8),
+            ValueError,
+            r"tiles: expected \(N, height, width, 3\), got \(64, 64, 3\)",
+        ),
+        (np.zeros((1, 64, 64, 4), np.uint8), ValueError, r"tiles: expected \(N, height, width, 3\)"),
+        (np.zeros((1, 62, 64, 3), np.uint8), ValueError, "multiples of 4, got 62 x 64"),
+        (np.zeros((1, 64, 63, 3), np.uint8), ValueError, "multiples of 4, got 64 x 63"),
+        (np.zeros((1, 0, 64, 3), np.uint8), ValueError, "multiples of 4, got 0 x 64"),
+    ],
+)
+def test_wrong_tiles(engine, tiles, error, message):
+    with pytest.raises(error, match=message):
+        engine.run(tiles)
+
+
+def test_wrong_buffers(engine):
+    tiles = noise((1, 32, 32, 3))
+    good = engine.run(tiles)
+    with pytest.raises(ValueError, match=r"out: expected the outputs \['class', 'distance', 'nucleus'\]"):
+        engine.run(tiles, out={"nucleus": good["nucleus"]})
+    with pytest.raises(TypeError, match=r"out\['class'\]: expected uint8, got float32"):
+        engine.run(tiles, out=good | {"class": good["class"].astype(np.float32)})
+    with pytest.raises(ValueError, match=r"out\['class'\]: expected shape \(1, 16, 16, 4\)"):
+        engine.run(tiles, out=good | {"class": good["nucleus"]})
+    fixed = good["class"].copy()
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="expected a writable array"):
+        engine.run(tiles, out=good | {"class": fixed})
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+class TestWrongModel:
+    def create(self, tmp_path, name, content, **changes):
+        bundle = write_bundle(tmp_path / "bad", tiny_spec(**changes), {"model.onnx": content}, overwrite=True)
+        return create_engine(bundle, engine=name, device="cpu", precision="fp32")
+
+    @pytest.mark.parametrize("content", [b"", b"not a model", tiny_onnx()[:500], tiny_onnx()[40:]])
+    def test_unreadable(self, tmp_path, name, content):
+        with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded .* install or export"):
+            self.create(tmp_path, name, content)
+
+    def test_other_input(self, tmp_path, name):
+        with pytest.raises(BundleError, match=r"bad: model.onnx takes .*image.*promises 'tiles' in uint8"):
+            self.create(tmp_path, name, tiny_onnx(), input_name="tiles")
+        with pytest.raises(BundleError, match=r"bad: model.onnx takes .*promises 'image' in uint8"):
+            self.create(tmp_path, name, tiny_onnx(input_type=TensorProto.FLOAT))
+
+    def test_missing_output(self, tmp_path, name):
+        outputs = (*tiny_spec().outputs, OutputSpec("edges", "", 1, 1))
+        with pytest.raises(BundleError, match=r"bad: model.onnx gives .*promises 'edges' in uint8"):
+            self.create(tmp_path, name, tiny_onnx(), outputs=outputs)
+
+    def test_other_shape_and_the_engine_survives(self, tmp_path, name):
+        outputs = (*tiny_spec().outputs[:2], OutputSpec("class", "", 4, 4))
+        engine = self.create(tmp_path, name, tiny_onnx(), outputs=outputs)
+        for _ in range(5):  # more often than there are requests to lose
+            with pytest.raises(
+                BundleError, match=r"bad: output 'class' is \(1, 16, 16, 4\) where .* \(1, 8, 8, 4\)"
+            ):
+                engine.run(noise((4, 32, 32, 3)))
+
+
+def test_engine_failure_is_an_engine_error(bundle, monkeypatch):
+    engine = create_engine(bundle, engine="onnxruntime", device="cpu")
+
+    def fail(*_):
+        raise RuntimeError("out of memory\nstack")
+
+    monkeypatch.setattr(engine, "_session", SimpleNamespace(run=fail))
+    with pytest.raises(EngineError, match=r"tiny: ONNX Runtime failed: out of memory$"):
+        engine.run(noise((1, 32, 32, 3)))
+
+
+def test_description(bundle):
+    engine = create_engine(bundle, engine="openvino", precision="fp32", threads=1)
+    release = ".".join(metadata.version("openvino").split(".")[:2])
+    assert engine.description == f"OpenVINO {release} on CPU, fp32, 1 thread"
+    assert (engine.name, engine.device, engine.precision, engine.threads) == ("openvino", "cpu", "fp32", 1)
+    assert engine.bundle is bundle
+    engine = create_engine(bundle, engine="onnxruntime", device="cpu", threads=2)
+    assert engine.description.startswith("ONNX Runtime 1.")
+    assert engine.description.endswith(" on CPU, fp32, 2 threads")
+
+
+def test_auto_without_cuda_is_openvino(bundle, no_cuda, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("nucfast.engine.create.cpu_has_bf16", lambda: False)
+    engine = create_engine(bundle)
+    assert (engine.name, engine.device, engine.precision) == ("openvino", "cpu", "fp32")
+    assert engine.threads == available_cpus()
+    assert create_engine(bundle, engine="onnxruntime").device == "cpu"
+    with pytest.raises(EngineError, match="precision bf16: this CPU has no bf16 instructions"):
+        create_engine(bundle, precision="bf16")
+
+
+def test_auto_uses_bf16_where_the_cpu_has_it(bundle, no_cuda):
+    if not openvino_engine.cpu_has_bf16():
+        pytest.skip("this CPU has no bf16")
+    assert create_engine(bundle).precision == "bf16"
+
+
+def test_auto_takes_cuda_where_it_is(bundle, monkeypatch):
+    asked = []
+    monkeypatch.setattr("nucfast.engine.create.cuda_available", lambda: True)
+    monkeypatch.setattr("nucfast.engine.create.OnnxRuntimeEngine", lambda _, **options: asked.append(options))
+    create_engine(bundle, threads=1)
+    create_engine(bundle, threads=1, engine="onnxruntime", precision="fp32")
+    create_engine(bundle, threads=1, device="cuda:3")
+    create_engine(bundle, threads=1, engine="onnxruntime", device="cpu")
+    assert [(options["device"], options["precision"]) for options in asked] == [
+        ("cuda:0", "auto"),
+        ("cuda:0", "fp32"),
+        ("cuda:3", "auto"),
+        ("cpu", "auto"),
+    ]
+    assert create_engine(bundle, engine="openvino").device == "cpu"
+    assert create_engine(bundle, device="cpu").name == "openvino"
+
+
+def test_cuda_without_its_provider(bundle, monkeypatch):
+    if onnxruntime_engine.cuda_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(
+        EngineError,
+        match=r"no CUDA support: run  pip uninstall -y onnxruntime && pip install 'nucfast\[gpu\]'",
+    ):
+        create_engine(bundle, device="cuda")
+
+
+def test_cuda_without_a_device(bundle, no_cuda, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(EngineError, match=r"device cuda:0: no CUDA device is visible; .* use device cpu"):
+        create_engine(bundle, device="cuda")
+    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 2)
+    with pytest.raises(EngineError, match=r"device cuda:2: there are 2 CUDA devices, from 0"):
+        create_engine(bundle, device="cuda:2")
+
+
+def test_silent_fall_back_of_onnxruntime_is_an_error(bundle, monkeypatch):
+    """ONNX Runtime itself goes on with the CPU when its CUDA libraries do not load."""
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda content, options, providers: real(content, options, providers=["CPUExecutionProvider"]),
+    )
+    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 1)
+    with pytest.raises(EngineError, match=r"could not load its CUDA libraries: run  .*nucfast\[gpu\]"):
+        create_engine(bundle, device="cuda")
+
+
+def test_missing_packages(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"engine onnxruntime needs .* pip install 'nucfast\[cpu\]'"):
+        create_engine(bundle, engine="onnxruntime", device="cpu")
+    with pytest.raises(MissingExtraError, match=r"device cuda:0 needs .* pip install 'nucfast\[gpu\]'"):
+        create_engine(bundle, device="cuda")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package 'openvino'.* pip install openvino"):
+        create_engine(bundle, device="cpu")
+
+
+def test_impossible_combinations(bundle):
+    with pytest.raises(EngineError, match="engine openvino runs on the CPU only, not on cuda"):
+        create_engine(bundle, engine="openvino", device="cuda")
+    with pytest.raises(EngineError, match="precision bf16: ONNX Runtime has fp32 only on cpu"):
+        create_engine(bundle, engine="onnxruntime", device="cpu", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorrt"}, "engine: expected one of auto, openvino, onnxruntime, got 'tensorrt'"),
+        ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
+        ({"device": "cuda:"}, "device: expected"),
+        ({"precision": "int8"}, "precision: expected one of auto, fp32, bf16, got 'int8'"),
+        ({"threads": 0}, "threads: expected 1 or more, got 0"),
+    ],
+)
+def test_wrong_options(bundle, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_engine(bundle, **options)
+
+
+def test_clash_of_onnxruntime_packages(monkeypatch):
+    installed = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
+
+    def version(name):
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert onnxruntime_packages() == installed
+    assert onnxruntime_clash() == (
+        "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 overwrite each other: run  "
+        "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install 'nucfast[gpu]'"
+    )
+    del installed["onnxruntime"]
+    assert onnxruntime_clash() is None
+
+
+def test_import_is_light_and_openvino_stays_at_home(tmp_path, bundle):
+    """No inference library at import; no telemetry, no file in the home folder, nothing on stderr at use."""
+    code = """if True:
+        import sys
+        import nucfast.engine as engine
+        heavy = {"openvino", "onnxruntime", "onnx", "torch"} & set(sys.modules)
+        assert not heavy, heavy
+        made = engine.create_engine(engine.load_bundle(sys.argv[1]), device="cpu")
+        assert "openvino_telemetry" not in sys.modules
+        print(made.description)
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(bundle.path)],
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("OpenVINO")
+    assert list(home.iterdir()) == []
+
+
+def test_zipped_bundle_runs(bundle, tmp_path):
+    import shutil
+
+    archive = shutil.make_archive(str(tmp_path / "tiny"), "zip", bundle.path)
+    engine = create_engine(load_bundle(archive), engine="openvino")
+    assert engine.run(noise((1, 32, 32, 3))).keys() == {"nucleus", "distance", "class"}
+
+
+class TestThreads:
+    def test_affinity(self, monkeypatch):
+        monkeypatch.setattr("nucfast.engine.threads._quota_cpus", lambda root: 1 << 30)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
+        assert available_cpus() == 3
+        monkeypatch.setattr("nucfast.engine.threads._quota_cpus", lambda root: 2)
+        assert available_cpus() == 2
+
+    def test_argument(self):
+        assert resolve_threads(None) == available_cpus() >= 1
+        assert resolve_threads(7) == 7
+        with pytest.raises(TypeError, match="threads: expected int or None, got float"):
+            resolve_threads(2.0)
+        with pytest.raises(ValueError, match="threads: expected 1 or more, got -1"):
+            resolve_threads(-1)
+
+    def tree(self, root, *, cgroup, mountinfo, files):
+        for path, text in {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mountinfo, **files}.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        return _quota_cpus(root)
+
+    V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+    V1_MOUNT = "34 25 0:30 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [("150000 100000\n", 2), ("max 100000\n", 1 << 30), ("50000 100000", 1), ("?", 1 << 30)],
+    )
+    def test_version_2(self, tmp_path, content, expected):
+        quota = self.tree(
+            tmp_path, cgroup="0::/\n", mountinfo=self.V2_MOUNT, files={"sys/fs/cgroup/cpu.max": content}
+        )
+        assert quota == expected
+
+    def test_version_2_the_tightest_group_counts(self, tmp_path):
+        files = {
+            "sys/fs/cgroup/job/cpu.max": "400000 100000",
+            "sys/fs/cgroup/job/step/cpu.max": "800000 100000",
+            "sys/fs/cgroup/cpu.max": "max 100000",
+            "sys/fs/cpu.max": "100000 100000",  # beside the hierarchy
+        }
+        assert self.tree(tmp_path, cgroup="0::/job/step\n", mountinfo=self.V2_MOUNT, files=files) == 4
+
+    def test_version_1(self, tmp_path):
+        group = "sys/fs/cgroup/cpu,cpuacct/batch/7"
+        files = {f"{group}/cpu.cfs_quota_us": "300000", f"{group}/cpu.cfs_period_us": "100000"}
+        lines = "5:memory:/other\n4:cpu,cpuacct:/batch/7\n0::/\n"
+        assert self.tree(tmp_path, cgroup=lines, mountinfo=self.V1_MOUNT, files=files) == 3
+        files[f"{group}/cpu.cfs_quota_us"] = "-1"
+        assert self.tree(tmp_path, cgroup=lines, mountinfo=self.V1_MOUNT, files=files) == 1 << 30
+
+    def test_container_that_sees_the_path_of_its_host(self, tmp_path):
+        base = "sys/fs/cgroup/cpu,cpuacct"
+        files = {f"{base}/cpu.cfs_quota_us": "250000", f"{base}/cpu.cfs_period_us": "100000"}
+        lines = "4:cpu,cpuacct:/docker/abc\n"
+        mount = self.V1_MOUNT.replace(" / /sys", " /docker/abc /sys")
+        assert self.tree(tmp_path, cgroup=lines, mountinfo=mount, files=files) == 3
+        assert self.tree(tmp_path, cgroup=lines, mountinfo=self.V1_MOUNT, files=files) == 3
+
+    def test_without_cgroups(self, tmp_path):
+        assert _quota_cpus(tmp_path) == 1 << 30
