@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from nucfast.engine import bundle as bundle_module
 from nucfast.engine import list_bundles, load_bundle, write_bundle
-from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, ClassSpec, DecoderSpec, OutputSpec
+from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.errors import BundleError
+from nucfast.nuclei import NucleusClass
 from tiny_model import tiny_spec
 
 CONTENT = bytes(range(256)) * 64  # engines read models, bundles only carry them
@@ -279,7 +280,7 @@ def test_constructors_check_too():
     with pytest.raises(ValueError, match="channels: expected 1 or more"):
         OutputSpec("x", "", 0, 1)
     with pytest.raises(ValueError, match="id: expected 1 to 255"):
-        ClassSpec(256, "x", (0, 0, 0))
+        NucleusClass(256, "x", (0, 0, 0))
     with pytest.raises(ValueError, match="min_rise: expected 0 to 255"):
         DecoderSpec("climb", 128, 300, 8.0)
     with pytest.raises(ValueError, match="class_scheme"):

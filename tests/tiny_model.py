@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from nucfast.engine import Bundle, ClassScheme, ClassSpec, DecoderSpec, OutputSpec, write_bundle
+from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec, write_bundle
+from nucfast.nuclei import NucleusClass
 from onnx import TensorProto, helper, numpy_helper
 
 STRIDE_PX = 4
@@ -28,7 +29,7 @@ def tiny_spec(**changes) -> Bundle:
             OutputSpec("class", "probability of each class inside nuclei", 4, 2),
         ),
         "classes": tuple(
-            ClassSpec(i + 1, name, (10 * i, 20, 255))
+            NucleusClass(i + 1, name, (10 * i, 20, 255))
             for i, name in enumerate(["epithelial", "inflammatory", "spindle", "other"])
         ),
         "class_scheme": ClassScheme("consep", {1: 4, 2: 2, 3: 1, 4: 1, 5: 3, 6: 3, 7: 3}),

@@ -4,7 +4,6 @@ from nucfast.engine.base import Engine, Maps
 from nucfast.engine.bundle import (
     Bundle,
     ClassScheme,
-    ClassSpec,
     DecoderSpec,
     OutputSpec,
     list_bundles,
@@ -21,7 +20,6 @@ __all__ = [
     "PRECISIONS",
     "Bundle",
     "ClassScheme",
-    "ClassSpec",
     "DecoderSpec",
     "Difference",
     "Engine",

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from nucfast.errors import BundleError
+from nucfast.nuclei import NucleusClass
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -59,21 +60,6 @@ class OutputSpec:
         _expect(self.channels >= 1, "channels", "1 or more", self.channels)
         _expect(self.stride >= 1, "stride", "1 or more", self.stride)
         _expect(self.scale > 0, "scale", "a number above 0", self.scale)
-
-
-@dataclass(frozen=True, slots=True)
-class ClassSpec:
-    """A class of nuclei: its id (1..255; 0 is "no nucleus"), name and RGB colour."""
-
-    id: int
-    name: str
-    color: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        _expect(1 <= self.id <= 255, "id", "1 to 255", self.id)
-        _expect(self.name != "", "name", "a name", self.name)
-        valid = len(self.color) == 3 and all(0 <= value <= 255 for value in self.color)
-        _expect(valid, "color", "three values of 0 to 255", self.color)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +126,7 @@ class Bundle:
     margin_px: int
     halo_px: int
     outputs: tuple[OutputSpec, ...]
-    classes: tuple[ClassSpec, ...]
+    classes: tuple[NucleusClass, ...]
     class_scheme: ClassScheme | None
     decoder: DecoderSpec
     licence: str
@@ -519,12 +505,12 @@ def _output(item: _Object) -> OutputSpec:
         )
 
 
-def _class(item: _Object) -> ClassSpec:
+def _class(item: _Object) -> NucleusClass:
     color = item.items("color")
     valid = len(color) == 3 and all(isinstance(value, int) and not isinstance(value, bool) for value in color)
     _expect(valid, item.path("color"), "three integers", color)
     with item.build():
-        return ClassSpec(
+        return NucleusClass(
             id=item.integer("id"), name=item.string("name"), color=(color[0], color[1], color[2])
         )
 

@@ -1,0 +1,88 @@
+"""A training run to a bundle: ``python -m nucfast_export.run RUN --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nucfast_export.export import ExportReport, export_bundle
+from nucfast_training.train import build_network
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
+from nucfast.nuclei import NucleusClass
+
+
+def bundle_of(recipe: dict[str, Any]) -> Bundle:
+    """What ``bundle.json`` says of a network trained with this recipe; accuracy is added once it is measured."""
+    settings, classes = recipe["bundle"], recipe["classes"]
+    return Bundle(
+        name=recipe["name"],
+        version=settings["version"],
+        description=settings["description"],
+        mpp=recipe["mpp"],
+        tile_px=settings["tile_px"],
+        stride_px=settings["stride_px"],
+        margin_px=settings["margin_px"],
+        halo_px=settings["halo_px"],
+        outputs=(
+            OutputSpec("nucleus", "probability that a pixel is nucleus", 1, 1),
+            OutputSpec("distance", "distance to the nucleus's edge, tilted to its centre, 1 at the summit", 1, 1),
+            OutputSpec("class", "probability of each class, inside nuclei", len(classes["names"]), 2),
+        ),
+        classes=tuple(
+            NucleusClass(i + 1, name, tuple(color))
+            for i, (name, color) in enumerate(zip(classes["names"], classes["colors"], strict=True))
+        ),
+        class_scheme=ClassScheme(classes["scheme"], {int(raw): known for raw, known in classes["raw"].items()}),
+        decoder=DecoderSpec(**settings["decoder"]),
+        licence=settings["licence"],
+        training={"recipe": recipe, "data": [entry["name"] for entry in recipe["sets"]]},
+    )
+
+
+def export_run(run: Path, out: Path, *, recipe: dict[str, Any] | None = None, tiles: list[Path] | None = None) -> ExportReport:
+    """Export the averaged weights of a run.
+
+    Args:
+        run: the run's folder, holding ``weights.safetensors``.
+        out: the bundle's folder.
+        recipe: used instead of the one in the weights: its ``[bundle]`` table may have changed since.
+        tiles: images for the comparison with PyTorch, besides random ones.
+    """
+    path = run / "weights.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    recipe = recipe or json.loads(metadata["recipe"])
+    network = build_network(recipe)
+    network.load_state_dict(load_file(path))
+    real = [np.asarray(Image.open(tile).convert("RGB").reduce(2))[:256, :256][None] for tile in tiles or []]
+    return export_bundle(
+        network.eval(), out, bundle_of(recipe), weights=recipe["bundle"]["weights"], tiles=real, overwrite=True
+    )
+
+
+def main() -> None:
+    """Command line."""
+    import tomllib
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a training run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--recipe", type=Path, help="take the recipe from here, not from the weights")
+    parser.add_argument("--tile", type=Path, action="append", help="an image to compare the engines on")
+    args = parser.parse_args()
+    recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
+    report = export_run(args.run, args.out, recipe=recipe, tiles=args.tile)
+    print(f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, {report.exporter} exporter")
+    for difference in report.differences:
+        print(f"  {difference}")
+
+
+if __name__ == "__main__":
+    main()
