@@ -1,10 +1,18 @@
 """Slow, obvious Python versions of the kernels: the specification the C++ is held to."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-import numpy as np
+from collections import Counter, deque
+from collections.abc import Iterator
+from collections.abc import Mapping
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+import heapq
+import math
+import numpy as np
+
+
+
 
 # --- overlap and metrics: loops over nuclei, from the published formulas --------------------------------
 
@@ -263,14 +271,10 @@ def blend(tiles, origins, *, shape, window):
             total[row, col] += window[r, c] * tiles[i, r, c].astype(np.float64)
             weight[row, col] += window[r, c]
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-from __future__ import annotations
 
-import heapq
-from collections import Counter, deque
-from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
+
+
 
 # components, distance, watershed, split ------------------------------------------------------------------
 
@@ -429,9 +433,9 @@ def dynamics(height: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[tuple[i
         ways = [low for top, low in reached.items() if rank(height, top) > rank(height, start)]
         result[start] = int(height[start]) - max(ways) if ways else float("inf")
     return result
-import math
 
-import numpy as np
+
+
 
 # --- slide: resampling ---
 

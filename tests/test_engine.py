@@ -381,7 +381,7 @@ def test_impossible_combinations(bundle):
     ],
 )
 def test_wrong_options(bundle, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EngineError, match=message):
         create_engine(bundle, **options)
 
 

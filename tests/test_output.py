@@ -317,11 +317,6 @@ def test_overlay_takes_batches_and_fits_large_slides(tmp_path):
     assert not (tmp_path / "6.png").exists()
 
 
-def test_slide_info_of_a_slide():
-    class Slide(WhiteSlide):
-        name, mpp_source, bounds = "s.tif", "flag", (1, 2, 3, 4)
-
-    info = SlideInfo.of(Slide())
-    assert info == SlideInfo("s.tif", 400, 200, 0.25, "flag", (1, 2, 3, 4))
-    assert info.origin == (1, 2)
+def test_slide_info_origin():
+    assert INFO.origin == (100, 200)
     assert SlideInfo("s", 1, 1, 1.0).origin == (0, 0)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
-
 from nucfast.engine import Bundle, DecoderSpec, OutputSpec
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform
@@ -18,6 +16,7 @@ from nucfast.pipeline.slide_run import plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import open_slide
 from nucfast.testing import random_blobs
+from numpy.testing import assert_array_equal
 
 CLASSES = (NucleusClass(1, "one", (255, 0, 0)), NucleusClass(2, "two", (0, 0, 255)))
 
@@ -120,7 +119,9 @@ def one_region(image):
     ("tile_px", "margin_px", "batch", "decoders", "shuffle"),
     [(128, 16, 1, 1, None), (64, 16, 3, 3, 1), (256, 32, 2, 2, 2), (1024, 0, 1, 4, 3)],
 )
-def test_any_cut_gives_the_same_nuclei(image, one_region, region_px, tile_px, margin_px, batch, decoders, shuffle):
+def test_any_cut_gives_the_same_nuclei(
+    image, one_region, region_px, tile_px, margin_px, batch, decoders, shuffle
+):
     bundle = make_bundle(tile_px=tile_px, margin_px=margin_px, halo_px=64)
     found = run(image, bundle, region_px=region_px, batch=batch, decoders=decoders, shuffle=shuffle)
     assert_same(found, one_region)

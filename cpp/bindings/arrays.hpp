@@ -33,8 +33,8 @@ template <typename T>
 void expect(const py::array& array, const char* name, py::ssize_t ndim, const std::optional<Shape>& shape) {
     const std::string who(name);
     if (!py::dtype::of<T>().is(array.dtype()) && !array.dtype().equal(py::dtype::of<T>())) {
-        throw py::type_error(who + ": expected " + py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
-                             py::str(array.dtype()).cast<std::string>());
+        throw py::type_error(who + ": expected " + py::str(py::dtype::of<T>()).cast<std::string>() +
+                             ", got " + py::str(array.dtype()).cast<std::string>());
     }
     if (array.ndim() != ndim) {
         throw py::value_error(who + ": expected " + std::to_string(ndim) + " dimensions, got shape " +
@@ -54,7 +54,8 @@ void expect(const py::array& array, const char* name, py::ssize_t ndim, const st
 
 template <typename T>
 void expect_writable(const py::array& array, const char* name) {
-    if (!array.writeable()) throw py::value_error(std::string(name) + ": expected a writable array, got a read-only one");
+    if (!array.writeable())
+        throw py::value_error(std::string(name) + ": expected a writable array, got a read-only one");
 }
 
 // (H, W) planes.

@@ -27,15 +27,15 @@ struct Register {
 
 }  // namespace nucfast::testing
 
-#define TEST(name)                                                     \
-    static void name();                                                \
+#define TEST(name)                                                          \
+    static void name();                                                     \
     static const ::nucfast::testing::Register register_##name(#name, name); \
     static void name()
 
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) {                                                           \
+#define CHECK(condition)                                                                  \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
             std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-            ++::nucfast::testing::failures();                                         \
-        }                                                                             \
+            ++::nucfast::testing::failures();                                             \
+        }                                                                                 \
     } while (false)

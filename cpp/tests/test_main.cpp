@@ -5,6 +5,7 @@ int main() {
         std::printf("%s\n", test.name);
         test.run();
     }
-    std::printf("%zu cases, %d failed checks\n", nucfast::testing::cases().size(), nucfast::testing::failures());
+    std::printf("%zu cases, %d failed checks\n", nucfast::testing::cases().size(),
+                nucfast::testing::failures());
     return nucfast::testing::failures() == 0 ? 0 : 1;
 }

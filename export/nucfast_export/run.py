@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nucfast_export.export import ExportReport, export_bundle
+from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
+from nucfast.nuclei import NucleusClass
 from nucfast_training.train import build_network
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
-from nucfast.nuclei import NucleusClass
+from nucfast_export.export import ExportReport, export_bundle
 
 
 def bundle_of(recipe: dict[str, Any]) -> Bundle:
@@ -32,21 +32,27 @@ def bundle_of(recipe: dict[str, Any]) -> Bundle:
         halo_px=settings["halo_px"],
         outputs=(
             OutputSpec("nucleus", "probability that a pixel is nucleus", 1, 1),
-            OutputSpec("distance", "distance to the nucleus's edge, tilted to its centre, 1 at the summit", 1, 1),
+            OutputSpec(
+                "distance", "distance to the nucleus's edge, tilted to its centre, 1 at the summit", 1, 1
+            ),
             OutputSpec("class", "probability of each class, inside nuclei", len(classes["names"]), 2),
         ),
         classes=tuple(
             NucleusClass(i + 1, name, tuple(color))
             for i, (name, color) in enumerate(zip(classes["names"], classes["colors"], strict=True))
         ),
-        class_scheme=ClassScheme(classes["scheme"], {int(raw): known for raw, known in classes["raw"].items()}),
+        class_scheme=ClassScheme(
+            classes["scheme"], {int(raw): known for raw, known in classes["raw"].items()}
+        ),
         decoder=DecoderSpec(**settings["decoder"]),
         licence=settings["licence"],
         training={"recipe": recipe, "data": [entry["name"] for entry in recipe["sets"]]},
     )
 
 
-def export_run(run: Path, out: Path, *, recipe: dict[str, Any] | None = None, tiles: list[Path] | None = None) -> ExportReport:
+def export_run(
+    run: Path, out: Path, *, recipe: dict[str, Any] | None = None, tiles: list[Path] | None = None
+) -> ExportReport:
     """Export the averaged weights of a run.
 
     Args:
@@ -63,7 +69,12 @@ def export_run(run: Path, out: Path, *, recipe: dict[str, Any] | None = None, ti
     network.load_state_dict(load_file(path))
     real = [np.asarray(Image.open(tile).convert("RGB").reduce(2))[:256, :256][None] for tile in tiles or []]
     return export_bundle(
-        network.eval(), out, bundle_of(recipe), weights=recipe["bundle"]["weights"], tiles=real, overwrite=True
+        network.eval(),
+        out,
+        bundle_of(recipe),
+        weights=recipe["bundle"]["weights"],
+        tiles=real,
+        overwrite=True,
     )
 
 
@@ -79,7 +90,9 @@ def main() -> None:
     args = parser.parse_args()
     recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
     report = export_run(args.run, args.out, recipe=recipe, tiles=args.tile)
-    print(f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, {report.exporter} exporter")
+    print(
+        f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, {report.exporter} exporter"
+    )
     for difference in report.differences:
         print(f"  {difference}")
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nucfast.nuclei import Nuclei
     from nucfast.pipeline import RunReport, infer, segment
     from nucfast.slide import Slide, open_slide
-    from nucfast.version import VERSION as __version__
+
+    __version__: str
 
 _HOME = {
     "Bundle": "nucfast.engine",

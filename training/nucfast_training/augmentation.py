@@ -39,5 +39,7 @@ def jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: floa
     patch = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         quality = int(rng.integers(40, 95))
-        patch = cv2.imdecode(cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        patch = cv2.imdecode(
+            cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
+        )
     return patch

@@ -36,7 +36,13 @@ class Sample:
 
 
 def read_set(
-    folder: Path, split: str, *, mpp: float | None, class_map: Mapping[int, int], cache: Path, modality: str = ""
+    folder: Path,
+    split: str,
+    *,
+    mpp: float | None,
+    class_map: Mapping[int, int],
+    cache: Path,
+    modality: str = "",
 ) -> list[Sample]:
     """Read one split of a set with ``manifest.csv``, ``images/``, ``labels/`` and maybe ``types/``.
 
@@ -60,17 +66,25 @@ def read_set(
         image = np.asarray(Image.open(folder / row["image"]).convert("RGB"))
         labels = np.asarray(Image.open(folder / "labels" / f"{row['id']}.png")).astype(np.int32)
         if labels.shape != image.shape[:2]:
-            raise ValueError(f"{folder / row['image']}: image is {image.shape[:2]}, labels are {labels.shape}")
+            raise ValueError(
+                f"{folder / row['image']}: image is {image.shape[:2]}, labels are {labels.shape}"
+            )
         kind = np.full(labels.shape, UNCLASSIFIED, np.uint8)
         types_path = folder / "types" / f"{row['id']}.png"
         if types_path.exists():
             table = np.full(256, UNCLASSIFIED, np.uint8)
             for raw, class_id in class_map.items():
                 table[raw] = class_id - 1
-            kind = np.where(labels > 0, table[np.asarray(Image.open(types_path))], UNCLASSIFIED).astype(np.uint8)
+            kind = np.where(labels > 0, table[np.asarray(Image.open(types_path))], UNCLASSIFIED).astype(
+                np.uint8
+            )
         areas = np.bincount(labels.ravel())[1:]
         areas = areas[areas > 0]
-        image_mpp = float(row.get("mpp") or 0) or mpp or float(np.sqrt(40.0 / max(np.median(areas), 1.0)) if areas.size else 0.25)
+        image_mpp = (
+            float(row.get("mpp") or 0)
+            or mpp
+            or float(np.sqrt(40.0 / max(np.median(areas), 1.0)) if areas.size else 0.25)
+        )
         samples.append(
             Sample(
                 name=f"{folder.name}/{row['id']}",
@@ -118,7 +132,11 @@ class Patches:
         flip = 1.0 if rng.random() < 0.5 else -1.0
         height, width = sample.labels.shape
         centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
-        turn = step * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([flip, 1.0])
+        turn = (
+            step
+            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            @ np.diag([flip, 1.0])
+        )
         middle = (self.size_px - 1) / 2.0
         matrix = np.column_stack([turn, centre - turn @ np.array([middle, middle])])
         # Sampling every `step` pixels aliases unless what lies between is averaged first.

@@ -50,7 +50,7 @@ def read_sets(recipe: dict[str, Any], data: Path, split: str, cache: Path) -> li
     ]
 
 
-def batches(patches: Patches, recipe: dict[str, Any], seed: int) -> "queue.Queue[tuple[Tensor, Tensor]]":
+def batches(patches: Patches, recipe: dict[str, Any], seed: int) -> queue.Queue[tuple[Tensor, Tensor]]:
     """Start one thread that draws batches ahead of the training loop."""
     settings = recipe["patches"]
     ready: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(maxsize=4)
@@ -70,12 +70,20 @@ def learning_rate(recipe: dict[str, Any], step: int, progress: float) -> float:
     """Linear warm-up, then a cosine to 1 % over ``progress`` 0..1."""
     settings = recipe["optimiser"]
     warm = min(1.0, (step + 1) / settings["warmup_steps"])
-    return float(settings["learning_rate"] * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))))
+    return float(
+        settings["learning_rate"] * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    )
 
 
 def to_input(images: Tensor, device: str) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float in 0..1, channels last."""
-    return images.to(device).permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
+    return (
+        images.to(device)
+        .permute(0, 3, 1, 2)
+        .float()
+        .div_(255.0)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_seconds: float) -> None:
@@ -87,7 +95,11 @@ def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_sec
     weights = [entry["weight"] for entry in recipe["sets"]]
     size_px = recipe["patches"]["size_px"]
     patches = Patches(
-        read_sets(recipe, data, "train", out / "cache"), weights, recipe["mpp"], size_px, recipe["patches"]["zoom"]
+        read_sets(recipe, data, "train", out / "cache"),
+        weights,
+        recipe["mpp"],
+        size_px,
+        recipe["patches"]["zoom"],
     )
     val_rng = np.random.default_rng(0)
     val_patches = Patches(read_sets(recipe, data, "val", out / "cache"), weights, recipe["mpp"], size_px, 0.0)
@@ -143,7 +155,9 @@ def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_sec
         losses = heads_loss(heads, target.to(device), class_weights)
         total = sum(recipe["loss"][name] * loss for name, loss in losses.items())
         if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss is {float(total)} at step {step}; {checkpoint} holds the last good state")
+            raise FloatingPointError(
+                f"the loss is {float(total)} at step {step}; {checkpoint} holds the last good state"
+            )
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -160,8 +174,10 @@ def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_sec
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + float(loss.detach())
         if step % 100 == 0:
-            log({"step": step, "seconds": round(seconds), "lr": optimiser.param_groups[0]["lr"]}
-                | {name: round(value / 100, 4) for name, value in sums.items()})
+            log(
+                {"step": step, "seconds": round(seconds), "lr": optimiser.param_groups[0]["lr"]}
+                | {name: round(value / 100, 4) for name, value in sums.items()}
+            )
             sums = {}
         if step % 500 == 0:
             log({"step": step, "val": validate(average, val, class_weights, device)})
@@ -188,7 +204,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path, help="TOML file")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an unfinished run goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; an unfinished run goes on"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop by then; the schedule fits")
     args = parser.parse_args()

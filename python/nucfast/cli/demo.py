@@ -11,12 +11,18 @@ from nucfast.pipeline import InferConfig
 
 @click.command("demo")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("nucfast-demo"), show_default=True,
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("nucfast-demo"),
+    show_default=True,
     help="Folder for the slide and the results.",
 )
 @click.option("--size-px", type=int, default=3000, show_default=True, help="Side of the slide, at 0.5 um/px.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another slide.")
-@click.option("--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle.")
+@click.option(
+    "--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle."
+)
 def command(output: Path, size_px: int, seed: int, model: str) -> int:
     """Make a synthetic H&E slide with known nuclei, run on it, and compare. Needs no network and no data."""
     import numpy as np
@@ -33,9 +39,7 @@ def command(output: Path, size_px: int, seed: int, model: str) -> int:
     made = synthetic_slide(size_px, size_px, seed=seed)
     write_slide(path, made.image, mpp=made.mpp)
     report = run_with_progress(
-        lambda on_event: infer(
-            path, output / "results", model=model, overwrite=True, on_event=on_event
-        )
+        lambda on_event: infer(path, output / "results", model=model, overwrite=True, on_event=on_event)
     )
     if report.exit_code:
         return report.exit_code

@@ -26,7 +26,7 @@ REQUIRED = {"openvino", "openslide-python", "tifffile", "pyarrow"}
 @click.command("doctor")
 def command() -> int:
     """Tell what this installation has: versions, processors, engines, models. Exit code 1 if something is wrong."""
-    from nucfast.engine import available_cpus, create_engine, list_bundles
+    from nucfast.engine import available_cpus, create_engine, list_bundles, onnxruntime_clash
 
     wrong: list[str] = []
     click.echo(f"nucfast {VERSION}, Python {platform.python_version()}, {platform.platform()}")
@@ -40,17 +40,17 @@ def command() -> int:
             if name in REQUIRED:
                 wrong.append(f"{name} is missing ({purpose}): pip install --force-reinstall nucfast")
         click.echo(f"  {name:18} {found[name] or f'not installed ({purpose})'}")
-    if found["onnxruntime"] and found["onnxruntime-gpu"]:
-        wrong.append(
-            "onnxruntime and onnxruntime-gpu overwrite each other's files: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'nucfast[gpu]'"
-        )
+    clash = onnxruntime_clash()
+    if clash is not None:
+        wrong.append(clash)
     try:
         bundles = list_bundles()
         if not bundles:
             wrong.append("no model is installed: pip install --force-reinstall nucfast")
         for bundle in bundles:
-            click.echo(f"model {bundle.name} {bundle.version}: files intact; runs on {create_engine(bundle).description}")
+            click.echo(
+                f"model {bundle.name} {bundle.version}: files intact; runs on {create_engine(bundle).description}"
+            )
     except NucfastError as error:
         wrong.append(str(error))
     for problem in wrong:

@@ -10,31 +10,48 @@ from typing import Any
 
 import click
 
+from nucfast.engine import ENGINES, PRECISIONS
+from nucfast.output import FORMATS
 from nucfast.pipeline import Event, InferConfig, RunReport, infer
 
 
 @click.command("infer")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
-@click.option("--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results."
+)
+@click.option(
+    "--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle."
+)
 @click.option("--device", default=InferConfig.device, show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--engine", default=InferConfig.engine, show_default=True, help="auto, openvino or onnxruntime.")
-@click.option("--precision", default=InferConfig.precision, show_default=True, help="auto, fp32 or bf16.")
+@click.option("--engine", type=click.Choice(ENGINES), default=InferConfig.engine, show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default=InferConfig.precision, show_default=True)
 @click.option("--threads", type=int, help="Processor threads; default: all that this process may use.")
 @click.option(
     "--format",
     "formats",
+    type=click.Choice(list(FORMATS)),
     multiple=True,
     default=InferConfig.formats,
     show_default=True,
-    help="geoparquet, geojson, geojson.gz or csv; may be given several times.",
+    help="May be given several times.",
 )
-@click.option("--overlay/--no-overlay", default=InferConfig.overlay, help="Write a picture with the outlines.")
-@click.option("--mpp", type=float, help="um per pixel, for slides that do not say (0.25 for 40x, 0.5 for 20x).")
-@click.option("--region-px", type=int, default=InferConfig.region_px, show_default=True, help="Side of a unit of work.")
-@click.option("--batch", type=int, default=InferConfig.batch, show_default=True, help="Tiles in the network at once.")
 @click.option(
-    "--tissue-only/--whole-slide", default=InferConfig.tissue_only, help="Leave out regions without tissue, or not."
+    "--overlay/--no-overlay", default=InferConfig.overlay, help="Write a picture with the outlines."
+)
+@click.option(
+    "--mpp", type=float, help="um per pixel, for slides that do not say (0.25 for 40x, 0.5 for 20x)."
+)
+@click.option(
+    "--region-px", type=int, default=InferConfig.region_px, show_default=True, help="Side of a unit of work."
+)
+@click.option(
+    "--batch", type=int, default=InferConfig.batch, show_default=True, help="Tiles in the network at once."
+)
+@click.option(
+    "--tissue-only/--whole-slide",
+    default=InferConfig.tissue_only,
+    help="Leave out regions without tissue, or not.",
 )
 @click.option("--overwrite", is_flag=True, help="Do finished slides again; without it they are skipped.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as one JSON object per line.")
@@ -73,11 +90,15 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
         def show(event: Event) -> None:
             kind = event["event"]
             if kind == "run":
-                console.print(f"{event['model']} on {event['engine']}; {event['slides']} input(s)", markup=False)
+                console.print(
+                    f"{event['model']} on {event['engine']}; {event['slides']} input(s)", markup=False
+                )
             elif kind == "slide":
                 seen.update(nuclei=0, mm2=0.0)
                 name = Path(event["slide"]).name
-                progress.reset(bar, description=name, total=event["regions"], completed=event["done"], note="")
+                progress.reset(
+                    bar, description=name, total=event["regions"], completed=event["done"], note=""
+                )
             elif kind == "region":
                 seen["nuclei"] += event["nuclei"]
                 seen["mm2"] += event["mm2"]
@@ -90,12 +111,16 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
                 counts = ", ".join(f"{name} {number:,}" for name, number in event["counts"].items())
                 note = f"{event['seconds']:.1f} s" if kind == "done" else "finished earlier"
                 progress.stop()
-                click.echo(f"{event['slide']}: {event['nuclei']:,} nuclei ({counts}), {note} -> {event['folder']}")
+                click.echo(
+                    f"{event['slide']}: {event['nuclei']:,} nuclei ({counts}), {note} -> {event['folder']}"
+                )
                 progress.start()
 
         report = work(show)
     if report.stages.seconds:
-        table = Table(title=f"{report.seconds:.1f} s in all; the longest stage is {report.stages.bottleneck()!r}")
+        table = Table(
+            title=f"{report.seconds:.1f} s in all; the longest stage is {report.stages.bottleneck()!r}"
+        )
         table.add_column("stage")
         table.add_column("seconds", justify="right")
         table.add_column("Mpx/s", justify="right")
@@ -105,6 +130,8 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
         console.print(table)
     if report.failed:
         count = len(report.failed)
-        click.echo(f"{count} of {len(report.slides)} inputs failed; reasons above and in {report.manifest}", err=True)
+        click.echo(
+            f"{count} of {len(report.slides)} inputs failed; reasons above and in {report.manifest}", err=True
+        )
     sys.stdout.flush()
     return report

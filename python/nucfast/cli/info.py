@@ -13,7 +13,9 @@ from nucfast.slide import open_slide
 @click.command("info")
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.option("--mpp", type=float, help="um per pixel, for slides that do not say.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all properties of the file.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, with all properties of the file."
+)
 def command(slide: Path, mpp: float | None, as_json: bool) -> None:
     """Tell what SLIDE is: its size, its resolution and where that comes from, its levels."""
     with open_slide(slide, mpp=mpp) as opened:

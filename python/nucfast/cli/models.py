@@ -30,5 +30,7 @@ def command(as_json: bool) -> None:
         click.echo(f"{bundle.name} {bundle.version}: {bundle.description}")
         click.echo(f"  {bundle.mpp:g} um/px; classes: {', '.join(names)}; licence: {bundle.licence}")
         for entry in bundle.accuracy:
-            figures = ", ".join(f"{key} {value:.3f}" for key, value in entry.items() if isinstance(value, float))
+            figures = ", ".join(
+                f"{key} {value:.3f}" for key, value in entry.items() if isinstance(value, float)
+            )
             click.echo(f"  {entry['data']} {entry['split']}: {figures}")

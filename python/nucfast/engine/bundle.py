@@ -219,8 +219,8 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     if not path.exists():
         known = ", ".join(_shipped_names()) or "none"
         raise BundleError(
-            f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the directory or .zip "
-            "that `nucfast export` wrote)"
+            f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the path of a bundle, "
+            "a directory or .zip)"
         )
     with _opened(path) as source:
         manifest = source.read(MANIFEST)

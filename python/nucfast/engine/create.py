@@ -53,17 +53,17 @@ def create_engine(
         An engine whose ``description`` says what was picked.
 
     Raises:
-        ValueError: an argument is none of the above.
+        ValueError: ``threads`` is less than 1.
         MissingExtraError: the engine is not installed.
-        EngineError: the engine, device or precision asked for is not there.
+        EngineError: the engine, device or precision asked for is not known or not there.
         BundleError: the network cannot be loaded.
     """
     if engine not in ENGINES:
-        raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+        raise EngineError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise EngineError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
+        raise EngineError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
     threads = resolve_threads(threads)
 
     if engine == "openvino" and device.startswith("cuda"):

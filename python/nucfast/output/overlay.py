@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +31,9 @@ _SUPERSAMPLE = 2
 _FILL_BELOW_PX = 5  # nuclei smaller than this in the picture have no inside left to show: they are filled
 
 
-class _Slide(Protocol):
-    @property
-    def dimensions(self) -> tuple[int, int]: ...
-    @property
-    def mpp(self) -> float: ...
-    def read(self, x: float, y: float, width: int, height: int, mpp: float) -> NDArray[np.uint8]: ...
-
-
 def write_overlay(
     path: str | Path,
-    slide: _Slide,
+    slide: Slide,
     nuclei: Nuclei | Iterable[Nuclei],
     *,
     max_px: int = 4096,
@@ -63,7 +55,7 @@ def write_overlay(
     width, height = slide.dimensions
     scale = min(1.0, max_px / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    base = Image.fromarray(slide.read(0, 0, *size, slide.mpp / scale))
+    base = Image.fromarray(slide.read_scaled(0, 0, *size, 1.0 / scale))
     # Lines drawn on an enlarged copy and averaged back are antialiased; pixels without lines come back as
     # they were, because a pixel enlarged to equal pixels has them as its average.
     canvas = base.resize((size[0] * _SUPERSAMPLE, size[1] * _SUPERSAMPLE), Image.Resampling.NEAREST)

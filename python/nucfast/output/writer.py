@@ -9,23 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
 from nucfast.errors import OutputError
 from nucfast.nuclei import FEATURES, Nuclei, NucleusClass
-
-
-class _Slide(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def dimensions(self) -> tuple[int, int]: ...
-    @property
-    def mpp(self) -> float: ...
-    @property
-    def mpp_source(self) -> str: ...
-    @property
-    def bounds(self) -> tuple[int, int, int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -47,12 +34,6 @@ class SlideInfo:
     mpp: float
     mpp_source: str = "unknown"
     bounds: tuple[int, int, int, int] | None = None
-
-    @classmethod
-    def of(cls, slide: _Slide) -> SlideInfo:
-        """The facts of an open slide."""
-        width, height = slide.dimensions
-        return cls(slide.name, width, height, slide.mpp, slide.mpp_source, slide.bounds)
 
     @classmethod
     def of_nuclei(cls, nuclei: Nuclei) -> SlideInfo:

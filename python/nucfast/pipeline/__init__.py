@@ -2,6 +2,6 @@
 
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.evaluate import evaluate_dataset
-from nucfast.pipeline.infer import Event, RunReport, SlideReport, infer, segment
+from nucfast.pipeline.run import Event, RunReport, SlideReport, infer, segment
 
 __all__ = ["Event", "InferConfig", "RunReport", "SlideReport", "evaluate_dataset", "infer", "segment"]

@@ -49,4 +49,6 @@ class InferConfig:
         if self.threads is not None and self.threads < 1:
             raise NucfastError(f"threads: expected at least 1, got {self.threads}")
         if self.mpp is not None and not 0.05 <= self.mpp <= 20:
-            raise NucfastError(f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}")
+            raise NucfastError(
+                f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}"
+            )

@@ -123,7 +123,9 @@ def vote(
     stride = bundle.output("class").stride
     # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
     sampled = np.ascontiguousarray(labels[::stride, ::stride])
-    mean = region_properties(sampled, intensity=np.ascontiguousarray(maps["class"]), count=count)["mean_intensity"]
+    mean = region_properties(sampled, intensity=np.ascontiguousarray(maps["class"]), count=count)[
+        "mean_intensity"
+    ]
     missed = np.isnan(mean[:, 0])  # so thin that no sample hit it
     rows, cols = first_pixel[missed].T // stride
     mean[missed] = maps["class"][rows, cols]
@@ -132,7 +134,9 @@ def vote(
     return ids[best], (mean[np.arange(count), best] / 255.0).astype(np.float32)
 
 
-def _rings(labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _rings(
+    labels: NDArray[np.int32], keep: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Outlines of the kept labels; labels are 4-connected, so ring i belongs to label i + 1."""
     rings = contours(labels, style="midpoints")
     lengths = np.diff(rings.offsets)

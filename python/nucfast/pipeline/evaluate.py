@@ -14,7 +14,7 @@ from nucfast.engine import Bundle, Engine
 from nucfast.errors import DatasetError
 from nucfast.metrics import Scores, evaluate
 from nucfast.nuclei import Nuclei
-from nucfast.pipeline.infer import segment
+from nucfast.pipeline.run import segment
 
 
 def evaluate_dataset(
@@ -79,7 +79,9 @@ def _rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]
         raise DatasetError(f"{manifest}: expected the columns id, split, image, got {sorted(columns)}")
     wanted = [row for row in rows if row["split"] == split and all(row[k] == v for k, v in where.items())]
     if not wanted:
-        raise DatasetError(f"{manifest}: no image of split {split!r}; it has {sorted({row['split'] for row in rows})}")
+        raise DatasetError(
+            f"{manifest}: no image of split {split!r}; it has {sorted({row['split'] for row in rows})}"
+        )
     return wanted
 
 
@@ -88,7 +90,9 @@ def _mpp(root: Path, row: dict[str, str]) -> float | None:
     try:
         return float(text) if text else None
     except ValueError as error:
-        raise DatasetError(f"{root / 'manifest.csv'}: mpp of {row['id']}: expected a number, got {text!r}") from error
+        raise DatasetError(
+            f"{root / 'manifest.csv'}: mpp of {row['id']}: expected a number, got {text!r}"
+        ) from error
 
 
 def _read_png(path: Path) -> NDArray[Any]:

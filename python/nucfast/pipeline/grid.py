@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -102,5 +103,5 @@ def spans(extent_px: int, *, tile_px: int, margin_px: int, stride_px: int) -> tu
     while size + (count - 1) * step(size) < extent_px:
         size += stride_px
     starts = [min(i * step(size), extent_px - size) for i in range(count)]
-    cuts = [0, *((a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), extent_px]
-    return size, [Span(start, begin, end) for start, begin, end in zip(starts, cuts, cuts[1:], strict=False)]
+    cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), extent_px]
+    return size, [Span(start, begin, end) for start, begin, end in zip(starts, cuts[:-1], cuts[1:], strict=True)]

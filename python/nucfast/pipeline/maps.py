@@ -43,7 +43,10 @@ def predict_maps(engine: Engine, bundle: Bundle, image: NDArray[np.uint8], *, ba
     for first in range(0, len(places), batch):
         group = places[first : first + batch]
         tiles = np.stack(
-            [padded[row.start : row.start + tile_height, col.start : col.start + tile_width] for row, col in group]
+            [
+                padded[row.start : row.start + tile_height, col.start : col.start + tile_width]
+                for row, col in group
+            ]
         )
         results = engine.run(tiles)
         for output in bundle.outputs:

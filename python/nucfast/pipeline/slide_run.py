@@ -95,7 +95,11 @@ def run_regions(
         window = region.read
         with stages.timed("read", window.height * window.width):
             return slide.read_scaled(
-                window.left * layout.scale, window.top * layout.scale, window.width, window.height, layout.scale
+                window.left * layout.scale,
+                window.top * layout.scale,
+                window.width,
+                window.height,
+                layout.scale,
             )
 
     def decode(region: Region, image: NDArray[np.uint8], maps: dict[str, NDArray[np.uint8]]) -> Decoded:
@@ -129,7 +133,8 @@ def run_regions(
                     maps = predict_maps(engine, bundle, image, batch=batch)
                 row, col = region.decoded.top - region.read.top, region.decoded.left - region.read.left
                 inner = {
-                    spec.name: _crop(maps[spec.name], row, col, region, spec.stride) for spec in bundle.outputs
+                    spec.name: _crop(maps[spec.name], row, col, region, spec.stride)
+                    for spec in bundle.outputs
                 }
                 waiting_decodes.append(
                     (region, workers.submit(decode, region, _crop(image, row, col, region, 1), inner))

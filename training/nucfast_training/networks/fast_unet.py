@@ -36,6 +36,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same."""
         return torch.relu(x + self.body(x))
 
 
@@ -53,7 +54,9 @@ class FastUNet(nn.Module):
 
     stride_px = 16
 
-    def __init__(self, *, widths: Sequence[int] = (32, 64, 128, 192), head_width: int = 48, classes: int = 4) -> None:
+    def __init__(
+        self, *, widths: Sequence[int] = (32, 64, 128, 192), head_width: int = 48, classes: int = 4
+    ) -> None:
         super().__init__()
         w2, w4, w8, w16 = widths
         self.encode2 = nn.Sequential(conv(3, w2, stride=2), conv(w2, w2))
@@ -72,6 +75,7 @@ class FastUNet(nn.Module):
         self.kinds = nn.Conv2d(head_width, classes, 1) if classes else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits by head; see the class."""
         x2 = self.encode2(x - 0.5)
         x4 = self.encode4(x2)
         x8 = self.encode8(x4)

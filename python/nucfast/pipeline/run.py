@@ -26,7 +26,7 @@ from nucfast.pipeline.decode import Decoded
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
-from nucfast.slide import SlideInput, Slide, find_slides, open_slide, tissue_mask
+from nucfast.slide import Slide, SlideInput, find_slides, open_slide, tissue_mask
 from nucfast.version import VERSION
 
 RUN_FILE = "run.json"
@@ -113,7 +113,9 @@ def infer(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{root}: cannot make the output folder ({error.strerror}); name another with -o") from error
+        raise OutputError(
+            f"{root}: cannot make the output folder ({error.strerror}); name another with -o"
+        ) from error
     on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
     stages = Stages()
     reports: list[SlideReport] = []
@@ -169,7 +171,12 @@ class _Job:
             parts = {region.index: work / f"{region.index:06d}.arrow" for region in wanted}
             todo = [region for region in wanted if not parts[region.index].exists()]
             self.on_event(
-                {"event": "slide", "slide": str(self.entry.path), "regions": len(wanted), "done": len(wanted) - len(todo)}
+                {
+                    "event": "slide",
+                    "slide": str(self.entry.path),
+                    "regions": len(wanted),
+                    "done": len(wanted) - len(todo),
+                }
             )
 
             def finish(region: Region, decoded: Decoded) -> None:
@@ -209,7 +216,9 @@ class _Job:
         return [
             region
             for region in layout.regions
-            if mask.any_in(region.owned.left * s, region.owned.top * s, region.owned.width * s, region.owned.height * s)
+            if mask.any_in(
+                region.owned.left * s, region.owned.top * s, region.owned.width * s, region.owned.height * s
+            )
         ]
 
     def _fingerprint(self, layout: Plan) -> str:
@@ -236,7 +245,9 @@ class _Job:
             return None
         try:
             earlier = json.loads(marker.read_text())
-            same = earlier["fingerprint"] == fingerprint and set(self.config.formats) <= set(earlier["formats"])
+            same = earlier["fingerprint"] == fingerprint and set(self.config.formats) <= set(
+                earlier["formats"]
+            )
             report = SlideReport(**earlier["report"])
         except (OSError, ValueError, KeyError, TypeError):
             same = False
@@ -259,7 +270,9 @@ class _Job:
             work.mkdir(parents=True, exist_ok=True)
             stamp.write_text(fingerprint)
         except OSError as error:
-            raise OutputError(f"{work}: cannot be written ({error.strerror}); free space or name another -o") from error
+            raise OutputError(
+                f"{work}: cannot be written ({error.strerror}); free space or name another -o"
+            ) from error
         return work
 
     def _write_results(
@@ -300,7 +313,10 @@ class _Job:
         )
         if oversized:
             logger.warning(
-                "%s: %d nuclei reach past the halo of %d px and may be cut", slide.name, oversized, self.bundle.halo_px
+                "%s: %d nuclei reach past the halo of %d px and may be cut",
+                slide.name,
+                oversized,
+                self.bundle.halo_px,
             )
         _write_json(
             self.folder / RUN_FILE,

@@ -1,0 +1,96 @@
+"""The commands, as a shell sees them: exit codes, what goes to stdout, one line per error."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from nucfast.engine import list_bundles
+from PIL import Image
+
+
+def run(*args, code=0):
+    done = subprocess.run([sys.executable, "-m", "nucfast", *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_lists_every_command():
+    text = run("--help").stdout
+    for name in ("infer", "info", "models", "evaluate", "demo", "doctor"):
+        assert f"  {name} " in text
+        assert "Usage: " in run(name, "--help").stdout
+
+
+def test_usage_errors_exit_with_2():
+    assert "No such command" in run("segmentate", code=2).stderr
+    assert "Missing" in run("infer", code=2).stderr
+
+
+def test_infer_prints_results_on_stdout_and_the_rest_on_stderr(tmp_path):
+    Image.fromarray(np.full((50, 60, 3), 240, np.uint8)).save(tmp_path / "blank.png")
+    done = run("infer", tmp_path / "blank.png", "-o", tmp_path / "out", "--mpp", "0.5")
+    assert done.stdout.count("\n") == 1
+    assert "0 nuclei" in done.stdout
+    assert "network" in done.stderr or "tissue" in done.stderr
+    events = run("infer", tmp_path / "blank.png", "-o", tmp_path / "out2", "--mpp", "0.5", "--json").stdout
+    assert [json.loads(line)["event"] for line in events.splitlines()] == ["run", "slide", "done"]
+
+
+def test_infer_reports_failures(tmp_path):
+    (tmp_path / "bad.svs").write_bytes(b"nothing")
+    done = run("infer", tmp_path / "bad.svs", "-o", tmp_path / "out", code=1)
+    assert done.stdout == ""
+    assert "bad.svs" in done.stderr
+    assert "1 of 1 inputs failed" in done.stderr
+
+
+def test_unknown_model_device_and_engine_name_the_remedy(tmp_path):
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "x.png")
+    assert "he-fast" in run("infer", tmp_path / "x.png", "-o", tmp_path, "--model", "he-slow", code=2).stderr
+    run("infer", tmp_path / "x.png", "-o", tmp_path, "--engine", "abacus", code=2)
+
+
+def test_info(slides_dir):
+    slide = slides_dir / "CMU-1-Small-Region.svs"
+    assert "2220 x 2967" in run("info", slide).stdout
+    facts = json.loads(run("info", slide, "--json").stdout)
+    assert facts["mpp"] == pytest.approx(0.499)
+    assert "broken.svs" in run("info", slides_dir / "broken.svs", code=2).stderr
+
+
+def test_models_and_doctor():
+    names = [json.loads(line)["name"] for line in run("models", "--json").stdout.splitlines()]
+    assert names == [bundle.name for bundle in list_bundles()]
+    assert "he-fast" in names
+    assert "problems: none" in run("doctor").stdout
+
+
+def test_demo_compares_with_the_truth(tmp_path):
+    text = run("demo", "-o", tmp_path / "demo", "--size-px", "600").stdout
+    assert "nuclei found" in text
+    assert list((tmp_path / "demo").rglob("overlay.png"))
+
+
+def test_evaluate_confirms_the_accuracy_that_the_bundle_claims(data_dir, tmp_path):
+    claimed = {
+        (entry["data"], entry["split"]): entry for bundle in list_bundles() for entry in bundle.accuracy
+        if bundle.name == "he-fast"
+    }  # fmt: skip
+    claim = claimed["consep", "val"]
+    run("evaluate", data_dir / "consep", "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    for name in ("pq", "aji", "dice", "mpq"):
+        # Arithmetic differs between processors: bf16 where there is bf16.
+        assert scores[name] == pytest.approx(claim[name], abs=0.01), name
+    keys = ["images", "dice", "aji", "pq", "dq", "sq", "f1_50", "ap50", "ap", "pq_pooled", "per_class", "mpq", "seconds"]
+    assert set(keys) <= set(scores)
+    assert set(scores["per_class"]) == {"epithelial", "inflammatory", "spindle", "other"}
+
+
+def test_evaluate_names_what_is_wrong_with_a_data_set(tmp_path):
+    assert "manifest.csv" in run("evaluate", tmp_path, code=2).stderr
+    (tmp_path / "manifest.csv").write_text("id,split,image\na,train,a.png\n")
+    assert "no image of split 'val'" in run("evaluate", tmp_path, code=2).stderr

@@ -1,0 +1,183 @@
+"""Runs over real files with the shipped model: what is written, what is resumed, what is refused."""
+
+import json
+import shutil
+import uuid
+
+import geopandas
+import nucfast
+import numpy as np
+import pytest
+import shapely
+from nucfast.engine import create_engine, load_bundle
+from nucfast.errors import NucfastError, OutputError
+from nucfast.metrics import evaluate
+from nucfast.nuclei import FEATURES, Nuclei
+from nucfast.ops import match
+from nucfast.output import FORMATS
+from nucfast.pipeline import infer, segment
+from nucfast.slide import open_slide, write_slide
+from nucfast.testing import assert_nuclei_equal, synthetic_slide
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def made():
+    return synthetic_slide(900, 700, nuclei_per_mm2=4000, seed=5)
+
+
+@pytest.fixture(scope="module")
+def slide(made, tmp_path_factory):
+    path = tmp_path_factory.mktemp("slides") / "made.svs"
+    write_slide(path, made.image, mpp=made.mpp)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(slide, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    report = infer(slide, out, formats=tuple(FORMATS), region_px=512)
+    assert report.exit_code == 0
+    return out / "made.svs"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return create_engine(load_bundle("he-fast"))
+
+
+def test_finds_most_of_the_made_nuclei(made, results):
+    nuclei = Nuclei.read(results / "nuclei.parquet")
+    scores = evaluate([made.labels], [nuclei.to_labels(made.labels.shape)], radius_px=None)
+    assert scores.f1_50 > 0.6
+
+
+def test_all_formats_hold_the_same_nuclei(results):
+    nuclei = Nuclei.read(results / "nuclei.parquet")
+    assert len(nuclei) > 100
+    frame = geopandas.read_parquet(results / "nuclei.parquet")
+    assert frame.crs is None
+    assert frame.geometry.is_valid.all()
+    assert_array_equal(frame["id"], nuclei.id)
+    assert set(FEATURES) <= set(frame.columns)
+    document = json.loads((results / "nuclei.geojson").read_bytes())
+    assert len(document["features"]) == len(nuclei)
+    for feature in document["features"]:
+        uuid.UUID(feature["id"])
+        ring = shapely.Polygon(feature["geometry"]["coordinates"][0])
+        rounded = shapely.set_precision(ring, 0.01)
+        assert ring.is_valid
+        assert rounded.geom_type == "Polygon"
+        assert feature["properties"]["objectType"] == "detection"
+        assert set(feature["properties"]["classification"]) == {"name", "color"}
+        assert feature["properties"]["measurements"]["Area um^2"] > 0
+    assert (results / "nuclei.csv").read_text().count("\n") == len(nuclei) + 1
+    with Image.open(results / "overlay.png") as overlay:
+        assert overlay.size == (900, 700)
+    assert not list(results.glob(".*"))
+
+
+def test_run_file_says_how_the_rows_were_made(results):
+    run = json.loads((results / "run.json").read_text())
+    assert run["slide"]["mpp"] == 0.5
+    assert run["model"]["name"] == "he-fast"
+    assert run["report"]["nuclei"] == len(Nuclei.read(results / "nuclei.parquet"))
+    manifest = json.loads((results.parent / "manifest.json").read_text())
+    assert {row["stage"] for row in manifest["stages"]} >= {"read", "network", "decode", "write"}
+
+
+def test_segment_gives_the_rows_of_infer(slide, results, engine):
+    rows = Nuclei.read(results / "nuclei.parquet")
+    found = segment(slide, engine=engine, region_px=512)
+    assert_nuclei_equal(found, rows)
+    with open_slide(slide) as opened:
+        image = opened.read(0, 0, *opened.dimensions, mpp=0.5)
+    by_array = nucfast.segment(image, engine=engine, region_px=512)
+    assert_array_equal(by_array.id, rows.id)
+
+
+def test_a_finished_slide_is_skipped_and_never_mixed(slide, tmp_path):
+    assert infer(slide, tmp_path, formats=("csv",)).slides[0].status == "done"
+    before = (tmp_path / "made.svs" / "run.json").stat().st_mtime_ns
+    assert infer(slide, tmp_path, formats=("csv",)).slides[0].status == "skipped"
+    assert (tmp_path / "made.svs" / "run.json").stat().st_mtime_ns == before
+    other = infer(slide, tmp_path, formats=("csv",), region_px=300)
+    assert other.exit_code == 1
+    assert "--overwrite" in other.slides[0].error
+    assert infer(slide, tmp_path, formats=("csv",), region_px=300, overwrite=True).exit_code == 0
+
+
+def test_an_interrupted_run_goes_on(slide, results, tmp_path):
+    def interrupt(event):
+        if event["event"] == "region":
+            raise KeyboardInterrupt
+
+    settings = {"region_px": 512, "formats": tuple(FORMATS)}
+    with pytest.raises(KeyboardInterrupt):
+        infer(slide, tmp_path, on_event=interrupt, **settings)
+    folder = tmp_path / "made.svs"
+    assert not (folder / "run.json").exists()
+    assert not list(folder.glob("nuclei.*"))
+    left = len(list((folder / ".nucfast-work").glob("*.arrow")))
+    assert left >= 1
+    events = []
+    assert infer(slide, tmp_path, on_event=events.append, **settings).exit_code == 0
+    started = next(event for event in events if event["event"] == "slide")
+    assert started["done"] == left
+    for name in FORMATS.values():
+        assert (folder / name).read_bytes() == (results / name).read_bytes(), name
+
+
+def test_bad_inputs_stop_nothing_else(slide, slides_dir, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(slide, folder / "good.svs")
+    shutil.copy(slides_dir / "broken.svs", folder / "broken.svs")
+    (folder / "notes.txt").write_text("not a slide")
+    Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(folder / "plain.png")
+    report = infer(folder, tmp_path / "out", formats=("geojson.gz",))
+    assert report.exit_code == 1
+    by_name = {entry.slide.rsplit("/", 1)[1]: entry for entry in report.slides}
+    assert by_name["good.svs"].status == "done"
+    for name in ("broken.svs", "notes.txt", "plain.png"):
+        assert by_name[name].status == "failed"
+        assert name in by_name[name].error
+        assert "\n" not in by_name[name].error
+    assert "--mpp" in by_name["plain.png"].error
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert sum(entry["status"] == "failed" and entry["error"] != "" for entry in manifest["slides"]) == 3
+    again = infer(folder / "plain.png", tmp_path / "out2", mpp=0.5, formats=("geojson.gz",))
+    assert again.exit_code == 0
+    assert again.slides[0].nuclei == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"formats": ("shapefile",)}, "shapefile"),
+        ({"model": "no-such"}, "no-such"),
+        ({"engine": "abacus"}, "abacus"),
+        ({"mpp": 353.0}, "um per pixel"),
+        ({"region_px": 1}, "region_px"),
+    ],
+)
+def test_wrong_settings_are_refused_before_work_begins(slide, tmp_path, settings, message):
+    with pytest.raises((NucfastError, ValueError), match=message):
+        infer(slide, tmp_path / "out", **settings)
+
+
+def test_output_that_cannot_be_made(slide, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        infer(slide, tmp_path / "file")
+
+
+def test_regions_hardly_change_what_the_real_network_finds(engine):
+    """Seams: a region sees the same pixels, but the network sees less of their surroundings."""
+    image = synthetic_slide(3000, 2000, nuclei_per_mm2=4000, seed=1).image
+    whole = segment(image, engine=engine, region_px=4096)
+    parts = segment(image, engine=engine, region_px=700)
+    assert len(whole) > 1000
+    same = match(whole.to_labels((2000, 3000)), parts.to_labels((2000, 3000)), iou_threshold=0.9)
+    assert same.tp >= 0.999 * max(len(whole), len(parts))
