@@ -21,15 +21,16 @@ struct Region {
     std::int32_t max_col = 0;
     double r = 0, c = 0, rr = 0, rc = 0, cc = 0;     // about (min_row, first_col)
     std::array<std::int64_t, 4> border_pixels = {};  // by Step
-    std::int64_t last_extent = -1;
+    std::int64_t extents = 0;
+    std::int64_t last_extent = 0;  // valid after the first
 };
 
-// The columns a label spans in one row, chained to the same label's extent in an earlier row.
+// The columns a label spans in one row.
 struct Extent {
+    Label label;
     std::int32_t row;
     std::int32_t begin;
     std::int32_t end;
-    std::int64_t earlier;
 };
 
 void expect_known(Label label, std::ptrdiff_t count) {
@@ -39,7 +40,7 @@ void expect_known(Label label, std::ptrdiff_t count) {
     }
 }
 
-void add_run(std::int32_t row, std::int32_t begin, std::int32_t end, Region& region,
+void add_run(std::int32_t row, std::int32_t begin, std::int32_t end, Label label, Region& region,
              std::vector<Extent>& extents) {
     if (region.area == 0) {
         region.min_row = row;
@@ -48,8 +49,9 @@ void add_run(std::int32_t row, std::int32_t begin, std::int32_t end, Region& reg
     if (region.max_row == row + 1) {
         extents[region.last_extent].end = end;
     } else {
-        extents.push_back({row, begin, end, region.last_extent});
-        region.last_extent = static_cast<std::int64_t>(extents.size()) - 1;
+        region.last_extent = static_cast<std::int64_t>(extents.size());
+        ++region.extents;
+        extents.push_back({label, row, begin, end});
     }
     region.max_row = row + 1;
     region.min_col = std::min(region.min_col, begin);
@@ -65,6 +67,16 @@ void add_run(std::int32_t row, std::int32_t begin, std::int32_t end, Region& reg
     region.rr += pixels * r * r;
     region.rc += sum * r;
     region.cc += sum * middle + pixels * (pixels * pixels - 1) / 12;
+}
+
+// By label, those of one label in rising rows: a counting sort, because following each label through the rows
+// would miss the cache at every step.
+std::vector<Extent> sorted(const std::vector<Extent>& extents, const std::vector<Region>& regions) {
+    std::vector<std::int64_t> next(regions.size() + 1);
+    for (std::size_t i = 0; i < regions.size(); ++i) next[i + 1] = next[i] + regions[i].extents;
+    std::vector<Extent> by_label(extents.size());
+    for (const Extent& extent : extents) by_label[next[extent.label - 1]++] = extent;
+    return by_label;
 }
 
 // One side of a hull: the corners (y, x) that are convex towards greater x. Corners come with falling y.
@@ -101,29 +113,28 @@ class Chain {
 
 class Hull {
   public:
-    // The area of the hull of the chain of extents that ends at `last`.
-    double area(const std::vector<Extent>& extents, std::int64_t last) {
+    // The area of the hull of the extents [first, last) of one label, in rising rows.
+    double area(const Extent* first, const Extent* last) {
         left_.clear();
         right_.clear();
-        std::int64_t y = extents[last].row + std::int64_t{1};
-        std::int64_t begin = extents[last].begin;
-        std::int64_t end = extents[last].end;
-        for (std::int64_t i = last; i >= 0; i = extents[i].earlier) {
-            const Extent& extent = extents[i];
-            if (extent.row + std::int64_t{1} ==
+        std::int64_t y = last[-1].row + std::int64_t{1};
+        std::int64_t begin = last[-1].begin;
+        std::int64_t end = last[-1].end;
+        for (const Extent* extent = last; extent-- != first;) {
+            if (extent->row + std::int64_t{1} ==
                 y) {  // the lower side of this row is the upper side of the last
-                begin = std::min<std::int64_t>(begin, extent.begin);
-                end = std::max<std::int64_t>(end, extent.end);
+                begin = std::min<std::int64_t>(begin, extent->begin);
+                end = std::max<std::int64_t>(end, extent->end);
             } else {
                 add(y, begin, end);
-                begin = extent.begin;
-                end = extent.end;
-                y = extent.row + std::int64_t{1};
+                begin = extent->begin;
+                end = extent->end;
+                y = extent->row + std::int64_t{1};
             }
             add(y, begin, end);
-            y = extent.row;
-            begin = extent.begin;
-            end = extent.end;
+            y = extent->row;
+            begin = extent->begin;
+            end = extent->end;
         }
         add(y, begin, end);
         return 0.5 * static_cast<double>(right_.area() + left_.area());
@@ -232,11 +243,13 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
         for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
             expect_known(label, count);
             add_run(static_cast<std::int32_t>(r), static_cast<std::int32_t>(begin),
-                    static_cast<std::int32_t>(end), regions[label - 1], extents);
+                    static_cast<std::int32_t>(end), label, regions[label - 1], extents);
         });
         border.count(r, regions);  // after the runs, so every label of this row is known to be good
     }
 
+    extents = sorted(extents, regions);
+    const Extent* extent = extents.data();
     Hull hull;
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         const Region& region = regions[i];
@@ -253,7 +266,8 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
         out.perimeter[i] = static_cast<double>(n[straight]) +
                            static_cast<double>(n[diagonal]) * std::sqrt(2.0) +
                            static_cast<double>(n[mixed]) * (0.5 * (1 + std::sqrt(2.0)));
-        out.convex_area[i] = exists ? hull.area(extents, region.last_extent) : 0;
+        out.convex_area[i] = exists ? hull.area(extent, extent + region.extents) : 0;
+        extent += region.extents;
     }
 }
 

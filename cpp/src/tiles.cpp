@@ -19,6 +19,18 @@ struct Overlap {
         : begin(std::max(margin, -origin)), end(std::max(begin, std::min(size - margin, length - origin))) {}
 };
 
+// Adds `count` pixels times their factors. `fixed`: the channels, if the compiler may unroll them; else 0.
+template <int fixed, typename T>
+void add_weighted(const T* from, const float* factor, std::ptrdiff_t count, std::ptrdiff_t channels,
+                  float* sum) {
+    const std::ptrdiff_t step = fixed > 0 ? fixed : channels;
+    for (std::ptrdiff_t c = 0; c < count; ++c) {
+        for (std::ptrdiff_t k = 0; k < step; ++k) {
+            sum[c * step + k] += factor[c] * static_cast<float>(from[c * step + k]);
+        }
+    }
+}
+
 }  // namespace
 
 void tile(Image<const std::uint8_t> image, const std::int32_t* origins, std::uint8_t fill,
@@ -89,13 +101,11 @@ void blend(Tiles<const T> tiles, const std::int32_t* origins, Plane<const float>
             float* weight = weights.data() + (top + r) * out.cols + left + cols.begin;
             for (std::ptrdiff_t c = 0; c < count; ++c) weight[c] += factor[c];
             if (channels == 1) {
-                for (std::ptrdiff_t c = 0; c < count; ++c) sum[c] += factor[c] * static_cast<float>(from[c]);
-                continue;
-            }
-            for (std::ptrdiff_t c = 0; c < count; ++c) {
-                for (std::ptrdiff_t k = 0; k < channels; ++k) {
-                    sum[c * channels + k] += factor[c] * static_cast<float>(from[c * channels + k]);
-                }
+                add_weighted<1>(from, factor, count, 1, sum);
+            } else if (channels == 3) {
+                add_weighted<3>(from, factor, count, 3, sum);
+            } else {
+                add_weighted<0>(from, factor, count, channels, sum);
             }
         }
     }

@@ -2,8 +2,11 @@
 //
 // Coordinates are (x, y) = (column, row) of pixel corners: pixel (r, c) covers [c, c + 1] x [r, r + 1].
 // Parts are found by union-find over the runs of all rows; then one walk per part follows the cracks between
-// its pixels and the rest, the part on its right hand (crack following: A. Rosenfeld, "Connectivity in
-// digital pictures", J. ACM 17, 1970; here with the 8-connected turn below). Cost: pixels + border length.
+// its pixels and the rest, the part on its right hand (crack following: "Connectivity in digital pictures",
+// J. ACM 17, 1970; here with the 8-connected turn below). Cost: pixels + border length.
+//
+// The walk reads labels, not a table of precomputed cracks, and branches on what it reads: that was measured
+// to be faster, because the processor then runs ahead of the memory.
 //
 // Why rings are simple. A vertex can be met twice only where two diagonal pixels belong to the part and the
 // other two do not. There the walk turns left, to the diagonal pixel, and so stays beside the same background

@@ -2,6 +2,8 @@
 // nucleus has twenty times fewer runs than pixels.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -9,32 +11,31 @@
 
 namespace nucfast {
 
-// The end of the run of equal values that starts at `begin`, at most `cols`.
-inline std::ptrdiff_t run_end(const Label* row, std::ptrdiff_t begin, std::ptrdiff_t cols) {
-    const Label value = row[begin];
-    std::ptrdiff_t c = begin + 1;
-    for (; c + 8 <= cols; c += 8) {  // no branch inside: compilers turn it into vector compares
-        Label differs = 0;
-        for (std::ptrdiff_t i = 0; i < 8; ++i) differs |= row[c + i] ^ value;
-        if (differs != 0) break;
-    }
-    while (c < cols && row[c] == value) ++c;
-    return c;
-}
-
 // Calls `body(begin, end, label)` for the runs of non-zero labels of one row, from left to right.
 // Throws std::invalid_argument at a negative label.
 template <typename Body>
 void for_each_run(const Label* row, std::ptrdiff_t cols, Body&& body) {
-    for (std::ptrdiff_t begin = 0; begin < cols;) {
-        const std::ptrdiff_t end = run_end(row, begin, cols);
+    constexpr std::ptrdiff_t block = 256;
+    std::array<std::ptrdiff_t, block> ends;
+    std::ptrdiff_t begin = 0;
+    const auto close = [&](std::ptrdiff_t end) {
         const Label label = row[begin];
         if (label < 0) {
             throw std::invalid_argument("labels: expected values >= 0, got " + std::to_string(label));
         }
         if (label != 0) body(begin, end, label);
         begin = end;
+    };
+    for (std::ptrdiff_t first = 1; first < cols; first += block) {
+        const std::ptrdiff_t last = std::min(first + block, cols);
+        std::ptrdiff_t count = 0;
+        for (std::ptrdiff_t c = first; c < last; ++c) {  // where runs end is hard to predict: no branch on it
+            ends[count] = c;
+            count += row[c] != row[c - 1];
+        }
+        for (std::ptrdiff_t i = 0; i < count; ++i) close(ends[i]);
     }
+    if (cols > 0) close(cols);
 }
 
 // Throws std::invalid_argument unless rows and columns are at most `limit`.
