@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
-from collections.abc import Mapping
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 import heapq
 import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+
 import numpy as np
-
-
-
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 # --- overlap and metrics: loops over nuclei, from the published formulas --------------------------------
 
@@ -273,9 +270,6 @@ def blend(tiles, origins, *, shape, window):
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
 
 
-
-
-
 # components, distance, watershed, split ------------------------------------------------------------------
 
 EDGES = [(-1, 0), (0, -1), (0, 1), (1, 0)]
@@ -433,8 +427,6 @@ def dynamics(height: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[tuple[i
         ways = [low for top, low in reached.items() if rank(height, top) > rank(height, start)]
         result[start] = int(height[start]) - max(ways) if ways else float("inf")
     return result
-
-
 
 
 # --- slide: resampling ---

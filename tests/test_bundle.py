@@ -256,8 +256,8 @@ def test_every_key_is_required_and_typed(directory):
         (("outputs", 1, "name"), "nucleus", r"outputs: expected different names"),
         (("outputs", 2, "channels"), 3, r"classes: expected 3, one per channel of output 'class'"),
         (("classes", 0, "id"), 2, r"classes: expected different ids"),
-        (("classes", 0, "id"), 0, r"classes\[0\].id: expected 1 to 255, got 0"),
-        (("classes", 3, "color"), [0, 0, 256], r"classes\[3\].color: expected three values of 0 to 255"),
+        (("classes", 0, "id"), 0, r"classes\[0\].id: expected 1..255, got 0"),
+        (("classes", 3, "color"), [0, 0, 256], r"classes\[3\].color: expected three integers of 0..255"),
         (("classes", 3, "color"), [0, 0], r"classes\[3\].color: expected three integers"),
         (("class_scheme", "raw"), {"1": 9}, r"class_scheme.raw.1: expected 0 or one of the ids"),
         (("class_scheme", "raw"), {"one": 1}, r"class_scheme.raw.one: expected an integer as key"),
@@ -279,7 +279,7 @@ def test_constructors_check_too():
         tiny_spec(mpp=353.0)
     with pytest.raises(ValueError, match="channels: expected 1 or more"):
         OutputSpec("x", "", 0, 1)
-    with pytest.raises(ValueError, match="id: expected 1 to 255"):
+    with pytest.raises(ValueError, match="id: expected 1..255"):
         NucleusClass(256, "x", (0, 0, 0))
     with pytest.raises(ValueError, match="min_rise: expected 0 to 255"):
         DecoderSpec("climb", 128, 300, 8.0)

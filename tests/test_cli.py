@@ -85,7 +85,21 @@ def test_evaluate_confirms_the_accuracy_that_the_bundle_claims(data_dir, tmp_pat
     for name in ("pq", "aji", "dice", "mpq"):
         # Arithmetic differs between processors: bf16 where there is bf16.
         assert scores[name] == pytest.approx(claim[name], abs=0.01), name
-    keys = ["images", "dice", "aji", "pq", "dq", "sq", "f1_50", "ap50", "ap", "pq_pooled", "per_class", "mpq", "seconds"]
+    keys = [
+        "images",
+        "dice",
+        "aji",
+        "pq",
+        "dq",
+        "sq",
+        "f1_50",
+        "ap50",
+        "ap",
+        "pq_pooled",
+        "per_class",
+        "mpq",
+        "seconds",
+    ]
     assert set(keys) <= set(scores)
     assert set(scores["per_class"]) == {"epithelial", "inflammatory", "spindle", "other"}
 

@@ -377,12 +377,16 @@ def test_impossible_combinations(bundle):
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
         ({"device": "cuda:"}, "device: expected"),
         ({"precision": "int8"}, "precision: expected one of auto, fp32, bf16, got 'int8'"),
-        ({"threads": 0}, "threads: expected 1 or more, got 0"),
     ],
 )
 def test_wrong_options(bundle, options, message):
     with pytest.raises(EngineError, match=message):
         create_engine(bundle, **options)
+
+
+def test_wrong_threads(bundle):
+    with pytest.raises(ValueError, match="threads: expected 1 or more, got 0"):
+        create_engine(bundle, threads=0)
 
 
 def test_clash_of_onnxruntime_packages(monkeypatch):

@@ -45,7 +45,7 @@ def make_bundle(*, tile_px=128, margin_px=16, halo_px=32):
 
 @dataclass(frozen=True)
 class KnownMaps:
-    """An engine whose maps are the channels of the image: nucleus, distance, probability of the second class."""
+    """An engine whose maps are the channels of the image: nucleus, distance, second class."""
 
     bundle: Bundle
     name: str = "known"

@@ -19,7 +19,7 @@ from nucfast_export.export import ExportReport, export_bundle
 
 
 def bundle_of(recipe: dict[str, Any]) -> Bundle:
-    """What ``bundle.json`` says of a network trained with this recipe; accuracy is added once it is measured."""
+    """What ``bundle.json`` says of a network trained with this recipe, without its accuracy."""
     settings, classes = recipe["bundle"], recipe["classes"]
     return Bundle(
         name=recipe["name"],
@@ -91,7 +91,7 @@ def main() -> None:
     recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
     report = export_run(args.run, args.out, recipe=recipe, tiles=args.tile)
     print(
-        f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, {report.exporter} exporter"
+        f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, by {report.exporter}"
     )
     for difference in report.differences:
         print(f"  {difference}")

@@ -1,7 +1,8 @@
 """Every nucleus of a whole-slide image, outlined and classified.
 
-``segment`` for an image in memory, ``infer`` for slides and folders of slides; both give ``Nuclei``, one row per
-nucleus. Names are loaded when first used: importing the package costs nothing.
+``segment`` takes an image in memory and gives ``Nuclei``, one row per nucleus; ``infer`` takes slides and
+folders of slides and writes them to files. Names are loaded when first used: importing the package costs
+nothing.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ def peaked_distance(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
 
     Inside each nucleus the Euclidean distance to its edge, divided by its largest value, is multiplied by a
     cone that falls from 1 at the centre to 1/2 at the farthest pixel. The plain distance of an elongated
-    nucleus is a ridge, on which noise makes several summits; on this one every path leads to the centre. It does
-    not depend on scale, so it can be resampled together with the image.
+    nucleus is a ridge, on which noise makes several summits; on this one every path leads to the centre. It
+    does not depend on scale, so it can be resampled together with the image.
 
     Args:
         labels: (H, W) int32, 0 = background.

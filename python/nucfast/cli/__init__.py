@@ -1,4 +1,4 @@
-"""The command ``nucfast``. Each subcommand is a module, imported when it is called: ``--help`` stays quick."""
+"""The command ``nucfast``. Each subcommand is a module, imported when called, so that ``--help`` is quick."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ REQUIRED = {"openvino", "openslide-python", "tifffile", "pyarrow"}
 
 @click.command("doctor")
 def command() -> int:
-    """Tell what this installation has: versions, processors, engines, models. Exit code 1 if something is wrong."""
+    """Tell what this installation has. Exit code 1 if something is wrong with it."""
     from nucfast.engine import available_cpus, create_engine, list_bundles, onnxruntime_clash
 
     wrong: list[str] = []
@@ -48,9 +48,8 @@ def command() -> int:
         if not bundles:
             wrong.append("no model is installed: pip install --force-reinstall nucfast")
         for bundle in bundles:
-            click.echo(
-                f"model {bundle.name} {bundle.version}: files intact; runs on {create_engine(bundle).description}"
-            )
+            runs_on = create_engine(bundle).description
+            click.echo(f"model {bundle.name} {bundle.version}: files intact; runs on {runs_on}")
     except NucfastError as error:
         wrong.append(str(error))
     for problem in wrong:

@@ -58,8 +58,9 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
 def command(inputs: tuple[str, ...], output: Path, as_json: bool, **settings: Any) -> int:
     """Outline and classify every nucleus of slides.
 
-    INPUT is a slide, a folder of slides or a glob pattern. Each slide gets a folder below OUTPUT; a run that was
-    interrupted goes on where it stopped when the same command is given again.
+    INPUT is a slide, a folder of slides, a glob pattern or a CSV file with the columns path and mpp. Each
+    slide gets a folder below OUTPUT; an interrupted run goes on where it stopped when the command is given
+    again.
     """
     settings["formats"] = tuple(dict.fromkeys(settings["formats"]))
     if as_json:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import AtomicFile
+from nucfast.slide import Slide
 
 RGB = tuple[int, int, int]
 

@@ -51,8 +51,8 @@ def decode_region(
     count = shape["area"].size
 
     corner = np.array([window.top, window.left])
-    # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a corner
-    # disturbs, so that the same nucleus has the same position whichever region it is found in.
+    # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a
+    # corner disturbs, so that a nucleus has the same position whichever region it is found in.
     centroid = np.round((shape["centroid"] + corner) * 1024.0) / 1024.0
     owned = region.owned
     keep = (

@@ -28,17 +28,18 @@ def evaluate_dataset(
 ) -> Scores:
     """Score a model on one split of a data set.
 
-    The folder holds ``manifest.csv`` (columns id, split, image, maybe mpp), the images, ``labels/<id>.png`` (instance
-    ids) and maybe ``types/<id>.png`` (raw class ids, mapped by the bundle's class scheme). Each image is
-    segmented at its own mpp (none stated: at the model's, so pixel for pixel), and what was found is drawn at the
-    image's own resolution and compared there.
+    The folder holds ``manifest.csv`` (columns id, split, image, maybe mpp), the images, ``labels/<id>.png``
+    (instance ids) and maybe ``types/<id>.png`` (raw class ids, mapped by the bundle's class scheme). Each
+    image is segmented at its own mpp (none stated: at the model's, so pixel for pixel), and what was found is
+    drawn at the image's own resolution and compared there.
 
     Args:
         folder: the data set.
         engine: the model on its engine.
         split: rows of the manifest to use.
         mpp: um per pixel for images whose row states none.
-        where: further columns of the manifest and the value each must have, such as {"modality": "fluorescence"}.
+        where: further columns of the manifest and the value each must have, such as ``{"modality":
+        "tissue"}``.
         on_image: called with each image's id and nuclei.
 
     Raises:
@@ -118,4 +119,5 @@ def _map_types(raw: NDArray[Any], bundle: Bundle, path: Path) -> NDArray[np.uint
         raise DatasetError(
             f"{path}: class ids {strange.tolist()} are not in the model's scheme {bundle.class_scheme.name!r}"
         )
-    return table[raw]
+    mapped: NDArray[np.uint8] = table[raw]
+    return mapped

@@ -28,7 +28,7 @@ class Window:
         return self.right - self.left
 
     def grown(self, by_px: int, *, align_px: int, within: Window) -> Window:
-        """This window grown on every side, then outwards to multiples of ``align_px``, clipped to ``within``."""
+        """Grown on every side, then outwards to multiples of ``align_px``, clipped to ``within``."""
         return Window(
             max((self.top - by_px) // align_px * align_px, within.top),
             max((self.left - by_px) // align_px * align_px, within.left),
@@ -104,4 +104,6 @@ def spans(extent_px: int, *, tile_px: int, margin_px: int, stride_px: int) -> tu
         size += stride_px
     starts = [min(i * step(size), extent_px - size) for i in range(count)]
     cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), extent_px]
-    return size, [Span(start, begin, end) for start, begin, end in zip(starts, cuts[:-1], cuts[1:], strict=True)]
+    return size, [
+        Span(start, begin, end) for start, begin, end in zip(starts, cuts[:-1], cuts[1:], strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Folders of slides in, result files out; what is finished is never done twice, what fails stops nothing else."""
+"""Slides in, result files out. What is finished is never done twice; what fails stops nothing else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = logging.getLogger("nucfast")
 class SlideReport:
     """What became of one input.
 
-    ``status`` is "done", "skipped" (finished by an earlier run) or "failed"; ``error`` holds the reason of a failure.
+    ``status`` is "done", "skipped" (finished earlier) or "failed", with the reason in ``error``.
     """
 
     slide: str
@@ -85,14 +85,15 @@ def infer(
 ) -> RunReport:
     """Outline and classify every nucleus of slides, and write the results.
 
-    Each slide gets a folder ``output/<path of the slide below its input>/`` with the result files, ``overlay.png``
-    and, last, ``run.json``. A slide that has it is skipped; an interrupted one goes on where it stopped.
-    A slide that fails is reported and stops no other.
+    Each slide gets a folder ``output/<path of the slide below its input>/`` with the result files,
+    ``overlay.png`` and, last, ``run.json``. A slide that has it is skipped; an interrupted one goes on where
+    it stopped. A slide that fails is reported and stops no other.
 
     Args:
         inputs: files, folders (searched recursively) and glob patterns.
         output: folder for the results, made if need be.
-        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region", "done",
+        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region",
+        "done",
             "skipped", "failed". Any thread may call it.
         settings: fields of ``InferConfig``: model, device, formats, mpp, ...
 

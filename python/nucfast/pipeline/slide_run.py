@@ -17,8 +17,9 @@ from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
 
-# A scale this near to a whole number is taken for it: scanners state 0.2527 where the model wants 0.5, and one
-# per cent of size means nothing to the network, while whole factors are read faster and without resampling.
+# A scale this near to a whole number is taken for it: scanners state 0.2527 where the model wants 0.5, and
+# one per cent of size means nothing to the network, while whole factors are read faster and without
+# resampling.
 SCALE_TOLERANCE = 0.05
 
 
@@ -73,8 +74,8 @@ def run_regions(
 ) -> Iterator[tuple[Region, Decoded]]:
     """Run regions through all stages and yield them in order.
 
-    One thread reads ahead, the caller's thread runs the network, ``decoders`` threads decode; at most two regions wait
-    between any two stages, which bounds memory.
+    One thread reads ahead, the caller's thread runs the network, ``decoders`` threads decode; at most two
+    regions wait between any two stages, which bounds memory.
 
     Args:
         slide: where pixels come from.
