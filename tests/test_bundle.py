@@ -279,7 +279,7 @@ def test_constructors_check_too():
         tiny_spec(mpp=353.0)
     with pytest.raises(ValueError, match="channels: expected 1 or more"):
         OutputSpec("x", "", 0, 1)
-    with pytest.raises(ValueError, match="id: expected 1..255"):
+    with pytest.raises(ValueError, match=r"id: expected 1\.\.255"):
         NucleusClass(256, "x", (0, 0, 0))
     with pytest.raises(ValueError, match="min_rise: expected 0 to 255"):
         DecoderSpec("climb", 128, 300, 8.0)
