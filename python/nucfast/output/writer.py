@@ -6,13 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from nucfast.errors import OutputError
 from nucfast.nuclei import FEATURES, Nuclei, NucleusClass
+from nucfast.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,4 @@ class Writer(ABC):
 
 def _describe(slide_info: SlideInfo, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     """``meta`` with the slide and the version of nucfast: what goes into the files and back into ``meta``."""
-    try:
-        version = metadata.version("nucfast")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        version = "unknown"
-    return {**(meta or {}), "slide": asdict(slide_info), "nucfast_version": version}
+    return {**(meta or {}), "slide": asdict(slide_info), "nucfast_version": VERSION}

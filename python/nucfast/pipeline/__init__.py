@@ -2,6 +2,7 @@
 
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.evaluate import evaluate_dataset
-from nucfast.pipeline.run import Event, RunReport, SlideReport, infer, segment
+from nucfast.pipeline.in_memory import segment
+from nucfast.pipeline.run import Event, RunReport, SlideReport, infer
 
 __all__ = ["Event", "InferConfig", "RunReport", "SlideReport", "evaluate_dataset", "infer", "segment"]

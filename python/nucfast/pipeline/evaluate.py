@@ -14,7 +14,7 @@ from nucfast.engine import Bundle, Engine
 from nucfast.errors import DatasetError
 from nucfast.metrics import Scores, evaluate
 from nucfast.nuclei import Nuclei
-from nucfast.pipeline.run import segment
+from nucfast.pipeline.in_memory import segment
 
 
 def evaluate_dataset(

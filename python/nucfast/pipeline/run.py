@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nucfast.engine import Bundle, Engine, create_engine, load_bundle
 from nucfast.errors import NucfastError, OutputError
 from nucfast.nuclei import Nuclei
@@ -286,14 +283,13 @@ class _Job:
             "licence": self.bundle.licence,
             "engine": self.engine.description,
         }
-        meta = {"slide": asdict(info), "model": model, "nucfast": VERSION}
         counts = {entry.name: 0 for entry in self.bundle.classes}
         oversized = 0
         paths = {name: self.folder / FORMATS[name] for name in self.config.formats}
         with self.stages.timed("write"):
             for name, path in paths.items():
                 with open_writer(
-                    name, path, slide_info=info, classes=self.bundle.classes, meta=meta
+                    name, path, slide_info=info, classes=self.bundle.classes, meta={"model": model}
                 ) as writer:
                     for nuclei in _read_parts(parts):
                         writer.write(nuclei)
@@ -329,7 +325,9 @@ class _Job:
                 "regions": len(wanted),
                 "settings": asdict(self.config),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                **meta,
+                "slide": asdict(info),
+                "model": model,
+                "nucfast": VERSION,
             },
         )
         return report
@@ -370,55 +368,3 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
-
-
-def segment(
-    image: NDArray[np.uint8] | str | Path | Slide,
-    *,
-    mpp: float | None = None,
-    model: str | Path | Bundle = "he-fast",
-    device: str = "auto",
-    engine: Engine | None = None,
-    region_px: int = InferConfig.region_px,
-) -> Nuclei:
-    """Outline and classify every nucleus of an image that fits into memory.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, or a slide, or the path of one.
-        mpp: um per pixel of the image. None: an array is at the model's mpp, a file at what it says.
-        model: name or path of a bundle, or a loaded one.
-        device: "auto", "cpu", "cuda", "cuda:0".
-        engine: use this one, made by ``nucfast.engine.create_engine``, instead of making one; loading the
-            network takes longer than a small image does.
-        region_px: side of the regions, in model pixels; does not change the result.
-
-    Returns:
-        The nuclei, in the image's pixels.
-
-    Raises:
-        TypeError, ValueError: the array is not (H, W, 3) uint8.
-        NucfastError: the file, the model or the device cannot be used.
-    """
-    if engine is not None:
-        bundle = engine.bundle
-    else:
-        bundle = model if isinstance(model, Bundle) else load_bundle(model)
-        engine = create_engine(bundle, device=device)
-    slide = image if isinstance(image, Slide) else open_slide(image, mpp=mpp)
-    try:
-        layout = plan(slide, bundle, region_px=region_px)
-        results = run_regions(
-            slide,
-            layout,
-            list(layout.regions),
-            engine=engine,
-            bundle=bundle,
-            batch=1,
-            decoders=engine.threads,
-            stages=Stages(),
-            finish=lambda region, decoded: None,
-        )
-        return Nuclei.concat([decoded.nuclei for _, decoded in results])
-    finally:
-        if slide is not image:
-            slide.close()
