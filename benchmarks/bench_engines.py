@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import NucfastError
 from nucfast.testing import synthetic_slide

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.measure
+
 from nucfast import ops
 from nucfast.testing import random_blobs
 

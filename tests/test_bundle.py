@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from nucfast.engine import bundle as bundle_module
 from nucfast.engine import list_bundles, load_bundle, write_bundle
 from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, DecoderSpec, OutputSpec

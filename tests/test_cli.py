@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from nucfast.engine import list_bundles
 from PIL import Image
+
+from nucfast.engine import list_bundles
 
 
 def run(*args, code=0):

@@ -3,15 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from nucfast.ops.components import label
 from numpy.testing import assert_array_equal
 from PIL import Image
 from scipy import ndimage
 from skimage import measure
+
+import reference
+from nucfast.ops.components import label
 
 DTYPES = [np.bool_, np.uint8, np.uint16, np.int32]
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=24)

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from nucfast.ops.contours import contours
-from nucfast.ops.rasterize import rasterize
 from numpy.testing import assert_array_equal
 from PIL import Image
+
+import reference
+from nucfast.ops.contours import contours
+from nucfast.ops.rasterize import rasterize
 
 STYLES = ("edges", "midpoints")
 

@@ -3,14 +3,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from nucfast.ops.distance import distance_transform
 from numpy.testing import assert_array_equal
 from PIL import Image
 from scipy import ndimage
+
+import reference
+from nucfast.ops.distance import distance_transform
 
 
 def scipy_distance(mask):

@@ -10,6 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from onnx import TensorProto
+from PIL import Image
+
 from nucfast.engine import (
     OutputSpec,
     available_cpus,
@@ -24,9 +28,6 @@ from nucfast.engine import (
 )
 from nucfast.engine.threads import _quota_cpus, resolve_threads
 from nucfast.errors import BundleError, EngineError, MissingExtraError
-from numpy.testing import assert_array_equal
-from onnx import TensorProto
-from PIL import Image
 from tiny_model import tiny_onnx, tiny_spec, write_tiny
 
 pytest.importorskip("onnxruntime", reason="the engines are compared with ONNX Runtime")

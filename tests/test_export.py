@@ -5,19 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from nucfast.engine import create_engine, load_bundle, parity
 from nucfast.errors import BundleError
-from PIL import Image
 from tiny_model import tiny_spec
 
 torch = pytest.importorskip("torch", reason="exporting needs PyTorch")
 pytest.importorskip("onnxruntime", reason="exports are checked with ONNX Runtime")
 
 import onnx  # noqa: E402
-from nucfast_export import ExportError, export, export_bundle  # noqa: E402
-from nucfast_export.weights import store_weights_as_fp16  # noqa: E402
 from onnx import TensorProto, numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
+
+from nucfast_export import ExportError, export, export_bundle  # noqa: E402
+from nucfast_export.weights import store_weights_as_fp16  # noqa: E402
 
 STRIDE_PX = 4
 

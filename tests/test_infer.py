@@ -5,10 +5,13 @@ import shutil
 import uuid
 
 import geopandas
-import nucfast
 import numpy as np
 import pytest
 import shapely
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+import nucfast
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import NucfastError, OutputError
 from nucfast.metrics import evaluate
@@ -18,8 +21,6 @@ from nucfast.output import FORMATS
 from nucfast.pipeline import infer, segment
 from nucfast.slide import open_slide, write_slide
 from nucfast.testing import assert_nuclei_equal, synthetic_slide
-from numpy.testing import assert_array_equal
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

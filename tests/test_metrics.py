@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
-from nucfast.metrics import AP_THRESHOLDS, Evaluator, evaluate, vote_types
-from nucfast.ops.overlap import match, overlaps
 from numpy.testing import assert_allclose
 from PIL import Image
 from pycocotools import mask as coco
 from scipy import ndimage
 from stardist.matching import matching, matching_dataset
+
+import reference
+from nucfast.metrics import AP_THRESHOLDS, Evaluator, evaluate, vote_types
+from nucfast.ops.overlap import match, overlaps
 
 CONSEP = {1: "other", 2: "inflammatory", 3: "epithelial", 4: "spindle"}
 FROM_RAW = np.array([0, 1, 2, 3, 3, 4, 4, 4], dtype=np.uint8)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nucfast.errors import OutputError
 from nucfast.nuclei import FEATURES, Nuclei, NucleusClass
 from nucfast.testing import assert_nuclei_equal

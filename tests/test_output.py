@@ -11,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+
 from nucfast.errors import OutputError
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
@@ -18,7 +20,6 @@ from nucfast.output.geojson import measurement_name, uuids
 from nucfast.output.overlay import COLORBLIND_SAFE
 from nucfast.slide import open_slide
 from nucfast.testing import assert_nuclei_equal
-from PIL import Image
 from test_nuclei import CLASSES, make_nuclei
 
 INFO = SlideInfo("a.svs", 5200, 5100, 0.25, "openslide.mpp-x", (100, 200, 5000, 4000))

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nucfast.ops.overlap import match, match_overlaps, match_points, overlaps
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+
+import reference
+from nucfast.ops.overlap import match, match_overlaps, match_points, overlaps
 
 TOP = 2**31 - 1
 

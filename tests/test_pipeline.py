@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
 from nucfast.engine import Bundle, DecoderSpec, OutputSpec
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform
@@ -16,7 +18,6 @@ from nucfast.pipeline.slide_run import plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import open_slide
 from nucfast.testing import random_blobs
-from numpy.testing import assert_array_equal
 
 CLASSES = (NucleusClass(1, "one", (255, 0, 0)), NucleusClass(2, "two", (0, 0, 255)))
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from nucfast.ops.properties import region_properties
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import regionprops_table
+
+import reference
+from nucfast.ops.properties import region_properties
 
 SKIMAGE = {
     "area": "area",

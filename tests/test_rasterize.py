@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nucfast.ops.contours import contours
-from nucfast.ops.rasterize import rasterize
 from numpy.testing import assert_array_equal
 from PIL import Image
+
+import reference
+from nucfast.ops.contours import contours
+from nucfast.ops.rasterize import rasterize
 
 # Quarter steps hit pixel centres and pixel edges; the range leaves a 9 x 11 image on all sides.
 points = st.tuples(st.integers(-16, 60), st.integers(-16, 60)).map(lambda p: (p[0] / 4, p[1] / 4))

@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openslide
 import pytest
-import reference
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+import reference
 from nucfast.errors import SlideError
 from nucfast.slide import Slide, open_slide
 from nucfast.slide.base import make_levels
 from nucfast.slide.mpp import Resolution
-from numpy.testing import assert_array_equal
-from PIL import Image
 
 
 def smooth(height, width, *, period=5):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from nucfast.errors import SlideError
 from nucfast.slide import SlideInput, find_slides, is_slide_file
 
@@ -175,8 +176,9 @@ def test_suffixes():
 
 def test_each_bad_input_of_a_folder_gets_its_own_line(tmp_path):
     """The whole way: find, then open each; every bad file gets one line with reason and remedy."""
-    from nucfast.slide import open_slide, write_slide
     from PIL import Image
+
+    from nucfast.slide import open_slide, write_slide
 
     image = Image.new("RGB", (40, 40), (200, 100, 150))
     image.save(tmp_path / "photo.png")

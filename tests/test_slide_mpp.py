@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import tifffile
+
 from nucfast.errors import SlideError
 from nucfast.slide import open_slide
 from nucfast.slide.mpp import (

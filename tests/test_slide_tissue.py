@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from nucfast.slide import TissueMask, open_slide, tissue_mask
 from PIL import Image
+
+from nucfast.slide import TissueMask, open_slide, tissue_mask
 
 PINK, PALE, PURPLE = (225, 160, 195), (236, 222, 233), (110, 70, 140)
 

@@ -4,9 +4,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
+
 from nucfast.errors import OutputError
 from nucfast.slide import open_slide, write_slide
-from PIL import Image
 
 
 def picture(height, width):

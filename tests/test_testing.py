@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from nucfast.testing import CLASSES, assert_nuclei_equal, random_blobs, synthetic_slide
 from test_nuclei import make_nuclei
 

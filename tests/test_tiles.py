@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nucfast.ops.tiles import blend, stitch, tile
 from numpy.testing import assert_allclose, assert_array_equal
+
+import reference
+from nucfast.ops.tiles import blend, stitch, tile
 
 # Windows lie inside, over a border, and far outside.
 origins_lists = st.lists(

@@ -3,16 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from nucfast.ops.distance import distance_transform
-from nucfast.ops.watershed import find_seeds, watershed
 from numpy.testing import assert_array_equal
 from PIL import Image
 from scipy import ndimage
 from skimage import segmentation
+
+import reference
+from nucfast.ops.distance import distance_transform
+from nucfast.ops.watershed import find_seeds, watershed
 
 
 def blobs(shape, *, dtype=np.uint8, levels=6, seed=0):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec, write_bundle
 from nucfast.nuclei import NucleusClass
-from onnx import TensorProto, helper, numpy_helper
 
 STRIDE_PX = 4
 

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
+from torch import nn
+
 from nucfast.engine.bundle import MODEL, Bundle, check_target, write_bundle
 from nucfast.engine.create import create_engine
 from nucfast.engine.parity import Difference, difference
 from nucfast.errors import NucfastError
-from numpy.typing import NDArray
-from torch import nn
-
 from nucfast_export.weights import store_weights_as_fp16
 from nucfast_export.wrapper import ExportNetwork
 

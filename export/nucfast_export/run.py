@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
-from nucfast.nuclei import NucleusClass
-from nucfast_training.train import build_network
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
+from nucfast.nuclei import NucleusClass
 from nucfast_export.export import ExportReport, export_bundle
+from nucfast_training.train import build_network
 
 
 def bundle_of(recipe: dict[str, Any]) -> Bundle:
