@@ -119,9 +119,7 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
 
         report = work(show)
     if report.stages.seconds:
-        table = Table(
-            title=f"{report.seconds:.1f} s in all; the longest stage is {report.stages.bottleneck()!r}"
-        )
+        table = Table()
         table.add_column("stage")
         table.add_column("seconds", justify="right")
         table.add_column("Mpx/s", justify="right")
@@ -129,6 +127,9 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
             speed = f"{row['mpx_per_s']:.1f}" if row["mpx_per_s"] else ""
             table.add_row(str(row["stage"]), f"{row['seconds']:.2f}", speed)
         console.print(table)
+        console.print(
+            f"{report.seconds:.1f} s in all; longest stage: {report.stages.bottleneck()}", markup=False
+        )
     if report.failed:
         count = len(report.failed)
         click.echo(
