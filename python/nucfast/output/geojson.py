@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import orjson
@@ -27,30 +27,37 @@ class GeoJsonWriter(Writer):
     """A FeatureCollection of detections, one feature per line."""
 
     def _begin(self) -> None:
-        self._sink: BinaryIO = self._open_sink()
-        self._sink.write(_head(self._empty))
+        self._put(_head(self._empty))
 
     def _append(self, nuclei: Nuclei) -> None:
         separator = b",\n" if self.rows else b""
         for chunk in _features(nuclei, self._slide_info):
-            self._sink.write(separator + chunk)
+            self._put(separator + chunk)
             separator = b",\n"
 
     def _end(self) -> None:
-        self._sink.write(_TAIL)
-        if self._sink is not self._file:
-            self._sink.close()
+        self._put(_TAIL)
 
-    def _open_sink(self) -> BinaryIO:
-        return self._file
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
 
 
 class GeoJsonGzWriter(GeoJsonWriter):
     """The same through gzip."""
 
-    def _open_sink(self) -> BinaryIO:
-        # Neither name nor time: equal nuclei give equal bytes. Level 1: the others take longer than all else.
-        return cast("BinaryIO", gzip.GzipFile("", "wb", compresslevel=1, fileobj=self._file, mtime=0))
+    def _begin(self) -> None:
+        # wbits 31 is gzip, with neither name nor time in its header: equal nuclei give equal bytes. Level 1: the
+        # others take longer than all else. Not gzip.GzipFile, which completes itself when it is collected, even
+        # after the file is gone.
+        self._deflate = zlib.compressobj(level=1, wbits=31)
+        super()._begin()
+
+    def _end(self) -> None:
+        super()._end()
+        self._file.write(self._deflate.flush())
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(self._deflate.compress(data))
 
 
 def document(nuclei: Nuclei) -> bytes:
