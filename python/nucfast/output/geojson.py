@@ -46,9 +46,9 @@ class GeoJsonGzWriter(GeoJsonWriter):
     """The same through gzip."""
 
     def _begin(self) -> None:
-        # wbits 31 is gzip, with neither name nor time in its header: equal nuclei give equal bytes. Level 1: the
-        # others take longer than all else. Not gzip.GzipFile, which completes itself when it is collected, even
-        # after the file is gone.
+        # wbits 31 is gzip, with neither name nor time in its header: equal nuclei give equal bytes. Level 1:
+        # the others take longer than all else. Not gzip.GzipFile, which completes itself when it is
+        # collected, even after the file is gone.
         self._deflate = zlib.compressobj(level=1, wbits=31)
         super()._begin()
 
