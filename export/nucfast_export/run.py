@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,24 @@ from nucfast_export.export import ExportReport, export_bundle
 from nucfast_training.train import build_network
 
 
-def bundle_of(recipe: dict[str, Any]) -> Bundle:
-    """What ``bundle.json`` says of a network trained with this recipe, without its accuracy."""
+CONVENTION = "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP: per image at its own resolution, then averaged; mPQ
+pooled" SCORES = ("pq", "aji", "dice", "f1_50", "ap50", "ap", "mpq")
+
+
+def accuracy_of(scores: dict[str, Any]) -> dict[str, Any]:
+    """The entry of ``bundle.json`` for one result of ``nucfast evaluate --json``."""
+    kept = {name: round(scores[name], 4) for name in SCORES if scores[name] is not None}
+    return {
+        "data": scores["dataset"],
+        "split": scores["split"],
+        "images": scores["images"],
+        "convention": CONVENTION,
+        **kept,
+    }
+
+
+def bundle_of(recipe: dict[str, Any], scores: Sequence[dict[str, Any]]) -> Bundle:
+    """What ``bundle.json`` says of a network trained with this recipe that reached these scores."""
     settings, classes = recipe["bundle"], recipe["classes"]
     return Bundle(
         name=recipe["name"],
@@ -47,6 +64,7 @@ def bundle_of(recipe: dict[str, Any]) -> Bundle:
         decoder=DecoderSpec(**settings["decoder"]),
         licence=settings["licence"],
         training={"recipe": recipe, "data": [entry["name"] for entry in recipe["sets"]]},
+        accuracy=tuple(accuracy_of(entry) for entry in scores),
     )
 
 
@@ -59,6 +77,7 @@ def export_run(
         run: the run's folder, holding ``weights.safetensors``.
         out: the bundle's folder.
         recipe: used instead of the one in the weights: its ``[bundle]`` table may have changed since.
+        scores: results of ``nucfast evaluate --json`` for the same weights.
         tiles: images for the comparison with PyTorch, besides random ones.
     """
     path = run / "weights.safetensors"
@@ -67,11 +86,11 @@ def export_run(
     recipe = recipe or json.loads(metadata["recipe"])
     network = build_network(recipe)
     network.load_state_dict(load_file(path))
-    real = [np.asarray(Image.open(tile).convert("RGB").reduce(2))[:256, :256][None] for tile in tiles or []]
+    real = [np.asarray(Image.open(tile).convert("RGB").reduce(2))[:256, :256][None] for tile in tiles]
     return export_bundle(
         network.eval(),
         out,
-        bundle_of(recipe),
+        bundle_of(recipe, scores),
         weights=recipe["bundle"]["weights"],
         tiles=real,
         overwrite=True,
@@ -86,10 +105,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--recipe", type=Path, help="take the recipe from here, not from the weights")
-    parser.add_argument("--tile", type=Path, action="append", help="an image to compare the engines on")
-    args = parser.parse_args()
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="files that `nucfast evaluate
+    --json` wrote") parser.add_argument("--tile", type=Path, nargs="*", default=[], help="images to compare
+    the engines on") args = parser.parse_args()
     recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
-    report = export_run(args.run, args.out, recipe=recipe, tiles=args.tile)
+    scores = [json.loads(path.read_text()) for path in args.scores]
+    report = export_run(args.run, args.out, recipe=recipe, scores=scores, tiles=args.tile)
     print(
         f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, by {report.exporter}"
     )
