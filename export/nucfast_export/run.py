@@ -19,8 +19,10 @@ from nucfast_export.export import ExportReport, export_bundle
 from nucfast_training.train import build_network
 
 
-CONVENTION = "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP: per image at its own resolution, then averaged; mPQ
-pooled" SCORES = ("pq", "aji", "dice", "f1_50", "ap50", "ap", "mpq")
+CONVENTION = (
+    "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP per image at its own resolution, averaged; mPQ pooled"
+)
+SCORES = ("pq", "aji", "dice", "f1_50", "ap50", "ap", "mpq")
 
 
 def accuracy_of(scores: dict[str, Any]) -> dict[str, Any]:
@@ -105,9 +107,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--recipe", type=Path, help="take the recipe from here, not from the weights")
-    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="files that `nucfast evaluate
-    --json` wrote") parser.add_argument("--tile", type=Path, nargs="*", default=[], help="images to compare
-    the engines on") args = parser.parse_args()
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="from `nucfast evaluate --json`")
+    parser.add_argument("--tile", type=Path, nargs="*", default=[], help="images to compare the engines on")
+    args = parser.parse_args()
     recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
     scores = [json.loads(path.read_text()) for path in args.scores]
     report = export_run(args.run, args.out, recipe=recipe, scores=scores, tiles=args.tile)
