@@ -18,7 +18,6 @@ from nucfast.nuclei import NucleusClass
 from nucfast_export.export import ExportReport, export_bundle
 from nucfast_training.train import build_network
 
-
 CONVENTION = (
     "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP per image at its own resolution, averaged; mPQ pooled"
 )
@@ -71,7 +70,12 @@ def bundle_of(recipe: dict[str, Any], scores: Sequence[dict[str, Any]]) -> Bundl
 
 
 def export_run(
-    run: Path, out: Path, *, recipe: dict[str, Any] | None = None, tiles: list[Path] | None = None
+    run: Path,
+    out: Path,
+    *,
+    recipe: dict[str, Any] | None = None,
+    scores: Sequence[dict[str, Any]] = (),
+    tiles: Sequence[Path] = (),
 ) -> ExportReport:
     """Export the averaged weights of a run.
 
