@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import queue
-import threading
 import time
 import tomllib
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,23 @@ def read_sets(recipe: dict[str, Any], data: Path, split: str, cache: Path) -> li
     ]
 
 
-def batches(patches: Patches, recipe: dict[str, Any], seed: int) -> queue.Queue[tuple[Tensor, Tensor]]:
-    """Start one thread that draws batches ahead of the training loop."""
+def batches(
+    patches: Patches, recipe: dict[str, Any], seed: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Endless batches of images and targets, drawn by one thread ahead of the training loop."""
     settings = recipe["patches"]
-    ready: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(maxsize=4)
+    rng = np.random.default_rng(seed)
 
-    def fill() -> None:
-        rng = np.random.default_rng(seed)
+    def draw() -> tuple[Tensor, Tensor]:
+        drawn = [patches.draw(rng) for _ in range(settings["batch"])]
+        images = np.stack([jitter(image, rng, strength=settings["stain"]) for image, _ in drawn])
+        return torch.from_numpy(images), torch.from_numpy(np.stack([target for _, target in drawn]))
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(draw) for _ in range(4))
         while True:
-            drawn = [patches.draw(rng) for _ in range(settings["batch"])]
-            images = np.stack([jitter(image, rng, strength=settings["stain"]) for image, _ in drawn])
-            ready.put((torch.from_numpy(images), torch.from_numpy(np.stack([target for _, target in drawn]))))
-
-    threading.Thread(target=fill, daemon=True).start()
-    return ready
+            yield waiting.popleft().result()
+            waiting.append(pool.submit(draw))
 
 
 def learning_rate(recipe: dict[str, Any], step: int, progress: float) -> float:
@@ -146,7 +150,7 @@ def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_sec
     sums: dict[str, float] = {}
     started = time.monotonic() - seconds
     while step < settings["steps"] and seconds < max_seconds:
-        images, target = source.get()
+        images, target = next(source)
         progress = max(step / settings["steps"], seconds / max_seconds)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step, progress)
@@ -182,6 +186,7 @@ def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_sec
         if step % 500 == 0:
             log({"step": step, "val": validate(average, val, class_weights, device)})
             save()
+    source.close()
     save()
     log({"step": step, "val": validate(average, val, class_weights, device), "done": True})
 
