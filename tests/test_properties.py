@@ -210,3 +210,12 @@ def test_bad_arguments():
         region_properties(labels, intensity=np.zeros((2, 1), np.uint8))
     with pytest.raises(ValueError, match="intensity: expected 3 dimensions"):
         region_properties(labels, intensity=np.zeros(2, np.uint8))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_intensity_that_is_not_finite_is_an_error(bad):
+    labels = np.array([[0, 1], [1, 1]], np.int32)
+    intensity = np.ones((2, 2, 3), np.float32)
+    intensity[1, 0, 2] = bad
+    with pytest.raises(ValueError, match="intensity: expected finite values"):
+        region_properties(labels, intensity=intensity)

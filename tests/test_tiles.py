@@ -129,3 +129,10 @@ def test_bad_arguments():
         blend(tiles, origins, shape=(8, 8), window=np.ones((3, 3), np.float32))
     with pytest.raises(ValueError, match=r"shape: expected values >= 0, got \(-1, 8\)"):
         blend(tiles, origins, shape=(-1, 8), window=np.ones((4, 4), np.float32))
+
+
+def test_tiles_that_are_not_finite_are_an_error():
+    tiles = np.ones((1, 4, 4, 1), np.float32)
+    tiles[0, 2, 1] = np.nan
+    with pytest.raises(ValueError, match="tiles: expected finite values"):
+        blend(tiles, np.zeros((1, 2), np.int32), shape=(4, 4), window=np.ones((4, 4), np.float32))

@@ -47,8 +47,8 @@ def region_properties(
 
     Raises:
         TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
-        ValueError: ``labels`` holds a negative value or one greater than ``count``; shapes differ from the
-            above.
+        ValueError: ``labels`` holds a negative value or one greater than ``count``; ``intensity`` is not finite
+            inside a label; shapes differ from the above.
     """
     labels = np.ascontiguousarray(labels)
     if (
@@ -105,6 +105,8 @@ def region_properties(
         channels = np.ascontiguousarray(intensity[..., np.newaxis] if intensity.ndim == 2 else intensity)
         sums = np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
         _core.intensity_sums(labels, channels, sums)
+        if not np.isfinite(sums).all():  # one bad pixel spoils its label's sum, so the pixels need no look
+            raise ValueError("intensity: expected finite values, got NaN or infinity inside a label")
         means = sums / n[:, np.newaxis]
         columns["mean_intensity"] = means[:, 0] if intensity.ndim == 2 else means
     return columns

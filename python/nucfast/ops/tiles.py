@@ -109,5 +109,7 @@ def blend(
         out = np.empty(image_shape, np.float32)
     elif out.shape != image_shape:
         raise ValueError(f"out: expected shape {image_shape}, got {out.shape}")
+    if tiles.dtype == np.float32 and not np.isfinite(tiles).all():
+        raise ValueError("tiles: expected finite values, got NaN or infinity")
     _core.blend(np.ascontiguousarray(tiles), np.ascontiguousarray(origins), np.ascontiguousarray(window), out)
     return out
