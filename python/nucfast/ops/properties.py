@@ -47,8 +47,8 @@ def region_properties(
 
     Raises:
         TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
-        ValueError: ``labels`` holds a negative value or one greater than ``count``; ``intensity`` is not finite
-            inside a label; shapes differ from the above.
+        ValueError: ``labels`` holds a negative value or one greater than ``count``; ``intensity`` is not
+            finite inside a label; shapes differ from the above.
     """
     labels = np.ascontiguousarray(labels)
     if (
