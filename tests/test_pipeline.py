@@ -39,7 +39,7 @@ def make_bundle(*, tile_px=128, margin_px=16, halo_px=32):
         ),
         classes=CLASSES,
         class_scheme=None,
-        decoder=DecoderSpec("climb", nucleus_threshold=128, min_rise=10, min_area_um2=4.0, max_hole_um2=5.0),
+        decoder=DecoderSpec("climb", 60, min_rise=10, min_area_um2=4.0, max_hole_um2=5.0, peak_share=0.5),
         licence="none",
     )
 
@@ -226,3 +226,17 @@ def test_fill_holes_closes_only_small_inner_ones():
 
 def test_window_grows_to_whole_strides_within_the_slide():
     assert Window(20, 20, 40, 40).grown(5, align_px=16, within=Window(0, 0, 100, 47)) == Window(0, 0, 48, 47)
+
+
+def test_faint_nuclei_are_found_and_clear_ones_not_widened():
+    rows, cols = np.mgrid[:80, :160]
+    clear, faint = (np.hypot(rows - 40, cols - centre) for centre in (40, 120))
+    image = np.zeros((80, 160, 3))
+    image[..., 0] = np.maximum(np.clip(255 - 12 * clear, 0, 255), np.clip(110 - 5 * faint, 0, 255))
+    image[..., 1] = np.maximum(np.clip(250 - 10 * clear, 0, 255), np.clip(250 - 10 * faint, 0, 255))
+    nuclei = run(image.astype(np.uint8), make_bundle(), region_px=4096)
+    assert len(nuclei) == 2
+    assert np.sort(nuclei.x).round(1).tolist() == [40.5, 120.5]
+    radius_px = np.sqrt(nuclei.features["area_um2"] / np.pi) / 0.5
+    # The clear one ends at half of its peak, 10.6 px from its centre; at 60 it would end at 16 px.
+    np.testing.assert_allclose(radius_px[np.argsort(nuclei.x)], [10.6, 10.0], atol=0.5)

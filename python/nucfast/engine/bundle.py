@@ -77,6 +77,9 @@ class DecoderSpec:
     Attributes:
         name: the algorithm.
         nucleus_threshold: a pixel belongs to a nucleus where the "nucleus" output is at least this (1..255).
+        peak_share: a pixel belongs to a nucleus only where the "nucleus" output is also at least this share
+            (0..1) of its highest value in that nucleus: with a low ``nucleus_threshold``, faint nuclei are
+            found and clear ones are not widened.
         min_rise: two summits of the "distance" output are two nuclei if the lower one rises at least this
             much (0..255) above the saddle between them.
         min_area_um2: smaller objects are dropped.
@@ -89,11 +92,13 @@ class DecoderSpec:
     min_rise: int
     min_area_um2: float
     max_hole_um2: float = 0.0
+    peak_share: float = 0.0
     extra: Mapping[str, float | int | bool | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect(self.name != "", "name", "a name", self.name)
         _expect(1 <= self.nucleus_threshold <= 255, "nucleus_threshold", "1 to 255", self.nucleus_threshold)
+        _expect(0 <= self.peak_share <= 1, "peak_share", "0 to 1", self.peak_share)
         _expect(0 <= self.min_rise <= 255, "min_rise", "0 to 255", self.min_rise)
         _expect(self.min_area_um2 >= 0, "min_area_um2", "0 or more", self.min_area_um2)
         _expect(self.max_hole_um2 >= 0, "max_hole_um2", "0 or more", self.max_hole_um2)
@@ -368,6 +373,7 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
             "min_rise": decoder.min_rise,
             "min_area_um2": decoder.min_area_um2,
             "max_hole_um2": decoder.max_hole_um2,
+            "peak_share": decoder.peak_share,
             **decoder.extra,
         },
         "training": dict(bundle.training),
@@ -536,5 +542,6 @@ def _decoder(item: _Object) -> DecoderSpec:
             min_rise=item.integer("min_rise"),
             min_area_um2=item.number("min_area_um2"),
             max_hole_um2=item.number("max_hole_um2"),
+            peak_share=item.number("peak_share"),
             extra=extra,
         )

@@ -45,8 +45,14 @@ def decode_region(
     """
     settings, window, um = bundle.decoder, region.decoded, mpp * scale
     nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
-    mask = fill_holes(nucleus >= settings.nucleus_threshold, max_px=settings.max_hole_um2 / um**2)
-    labels = split_instances(np.ascontiguousarray(maps["distance"][..., 0]), mask, min_rise=settings.min_rise)
+    height = np.ascontiguousarray(maps["distance"][..., 0])
+    mask = nucleus >= settings.nucleus_threshold
+    if settings.peak_share > 0:
+        # Nucleus by nucleus, not clump by clump: the far end of a clump must not decide about this one.
+        wide = split_instances(height, mask, min_rise=settings.min_rise)
+        mask &= nucleus >= np.ceil(settings.peak_share * peaks(wide, nucleus)).astype(np.uint8)[wide]
+    mask = fill_holes(mask, max_px=settings.max_hole_um2 / um**2)
+    labels = split_instances(height, mask, min_rise=settings.min_rise)
     shape = region_properties(labels, intensity=np.dstack([image, nucleus]))
     count = shape["area"].size
 
@@ -97,6 +103,13 @@ def decode_region(
         mpp=mpp,
     )
     return Decoded(nuclei, _count_cut(box, window, slide))
+
+
+def peaks(labels: NDArray[np.int32], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Highest value by label; entry 0 is the background's."""
+    highest = np.zeros(labels.max(initial=0) + 1, np.uint8)
+    np.maximum.at(highest, labels.ravel(), values.ravel())
+    return highest
 
 
 def fill_holes(mask: NDArray[np.bool_], *, max_px: float) -> NDArray[np.bool_]:
