@@ -109,6 +109,18 @@ def test_a_finished_slide_is_skipped_and_never_mixed(slide, tmp_path):
     assert infer(slide, tmp_path, formats=("csv",), region_px=300, overwrite=True).exit_code == 0
 
 
+def test_another_decoder_is_another_result(slide, tmp_path):
+    bundle = load_bundle("he-fast")
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    assert infer(slide, tmp_path / "out", model=str(copy), formats=("csv",)).exit_code == 0
+    text = (copy / "bundle.json").read_text()
+    (copy / "bundle.json").write_text(text.replace('"min_area_um2": 3.5', '"min_area_um2": 30.0'))
+    changed = infer(slide, tmp_path / "out", model=str(copy), formats=("csv",))
+    assert changed.exit_code == 1
+    assert "--overwrite" in changed.slides[0].error
+
+
 def test_an_interrupted_run_goes_on(slide, results, tmp_path):
     def interrupt(event):
         if event["event"] == "region":

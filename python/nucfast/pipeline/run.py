@@ -147,7 +147,7 @@ class _Job:
             report = self._run()
         except NucfastError as error:
             report = replace(failed, error=str(error))
-        except (OSError, MemoryError, RuntimeError, ValueError) as error:
+        except Exception as error:
             # Something nobody foresaw: the trace is for us, the line for the user; the other slides go on.
             logger.debug("unexpected error", exc_info=True)
             report = replace(failed, error=f"{self.entry.path}: {type(error).__name__}: {error}")
@@ -201,8 +201,7 @@ class _Job:
                         "mm2": owned.height * owned.width * (layout.mpp * layout.scale / 1000) ** 2,
                     }
                 )
-            report = self._write_results(slide, layout, [parts[region.index] for region in wanted], wanted)
-        report = replace(report, seconds=round(time.perf_counter() - started, 3))
+            report = self._write_results(slide, layout, list(parts.values()), wanted, started)
         shutil.rmtree(work)
         return report
 
@@ -224,7 +223,7 @@ class _Job:
         stat = self.entry.path.stat()
         facts = [
             VERSION,
-            self.bundle.files,
+            repr(replace(self.bundle, path=None)),
             self.engine.name,
             self.engine.precision,
             stat.st_size,
@@ -234,7 +233,7 @@ class _Job:
             self.config.region_px,
             self.config.tissue_only,
         ]
-        return hashlib.sha256(json.dumps(facts, default=dict).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _finished(self, fingerprint: str) -> SlideReport | None:
         """The report of an earlier run that did the same, if there is one."""
@@ -274,7 +273,7 @@ class _Job:
         return work
 
     def _write_results(
-        self, slide: Slide, layout: Plan, parts: Sequence[Path], wanted: Sequence[Region]
+        self, slide: Slide, layout: Plan, parts: Sequence[Path], wanted: Sequence[Region], started: float
     ) -> SlideReport:
         info = SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds)
         model = {
@@ -307,6 +306,7 @@ class _Job:
             nuclei=sum(counts.values()),
             counts=counts,
             tissue_mm2=round(sum(r.owned.height * r.owned.width for r in wanted) * um**2 / 1e6, 4),
+            seconds=round(time.perf_counter() - started, 3),
         )
         if oversized:
             logger.warning(
