@@ -40,6 +40,7 @@ class SlideReport:
     """What became of one input.
 
     ``status`` is "done", "skipped" (finished earlier) or "failed", with the reason in ``error``.
+    ``analysed_mm2`` is the area of the regions that were run.
     """
 
     slide: str
@@ -47,7 +48,7 @@ class SlideReport:
     folder: str
     nuclei: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
-    tissue_mm2: float = 0.0
+    analysed_mm2: float = 0.0
     seconds: float = 0.0
     error: str = ""
 
@@ -305,7 +306,7 @@ class _Job:
             folder=str(self.folder),
             nuclei=sum(counts.values()),
             counts=counts,
-            tissue_mm2=round(sum(r.owned.height * r.owned.width for r in wanted) * um**2 / 1e6, 4),
+            analysed_mm2=round(sum(r.owned.height * r.owned.width for r in wanted) * um**2 / 1e6, 4),
             seconds=round(time.perf_counter() - started, 3),
         )
         if oversized:
