@@ -8,19 +8,15 @@ from pathlib import Path
 
 import click
 
-from nucfast.engine import ENGINES, PRECISIONS, create_engine, load_bundle
-from nucfast.pipeline import InferConfig, evaluate_dataset
+from nucfast.cli.options import network_options
+from nucfast.engine import create_engine, load_bundle
+from nucfast.pipeline import evaluate_dataset
 
 
 @click.command("evaluate")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--split", default="val", show_default=True, help="Rows of manifest.csv to use.")
-@click.option(
-    "--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle."
-)
-@click.option("--device", default=InferConfig.device, show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--engine", type=click.Choice(ENGINES), default=InferConfig.engine, show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default=InferConfig.precision, show_default=True)
+@network_options
 @click.option("--mpp", type=float, help="um per pixel, for images whose row of the manifest states none.")
 @click.option(
     "--where",

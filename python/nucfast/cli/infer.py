@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nucfast.engine import ENGINES, PRECISIONS
+from nucfast.cli.options import network_options
 from nucfast.output import FORMATS
 from nucfast.pipeline import Event, InferConfig, RunReport, infer
 
@@ -20,12 +20,7 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results."
 )
-@click.option(
-    "--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle."
-)
-@click.option("--device", default=InferConfig.device, show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--engine", type=click.Choice(ENGINES), default=InferConfig.engine, show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default=InferConfig.precision, show_default=True)
+@network_options
 @click.option("--threads", type=int, help="Processor threads; default: all that this process may use.")
 @click.option(
     "--format",
