@@ -78,8 +78,8 @@ def image():
     return np.dstack([np.where(labels > 0, 255, 0), height, kind]).astype(np.uint8)
 
 
-def run(image, bundle, *, region_px, batch=1, decoders=1, shuffle=None):
-    with open_slide(image) as slide:
+def decode(image, bundle, *, region_px, mpp=None, batch=1, decoders=1, shuffle=None):
+    with open_slide(image, mpp=mpp) as slide:
         layout = plan(slide, bundle, region_px=region_px)
         todo = list(layout.regions)
         if shuffle is not None:
@@ -89,13 +89,16 @@ def run(image, bundle, *, region_px, batch=1, decoders=1, shuffle=None):
             layout,
             todo,
             engine=KnownMaps(bundle),
-            bundle=bundle,
             batch=batch,
             decoders=decoders,
             stages=Stages(),
             finish=lambda region, decoded: None,
         )
-        nuclei = Nuclei.concat([decoded.nuclei for _, decoded in results])
+        return [decoded for _, decoded in results]
+
+
+def run(image, bundle, **settings):
+    nuclei = Nuclei.concat([decoded.nuclei for decoded in decode(image, bundle, **settings)])
     return nuclei[np.argsort(nuclei.id)]
 
 
@@ -133,15 +136,7 @@ def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region)
     with open_slide(twice, mpp=0.2527) as slide:
         layout = plan(slide, make_bundle(), region_px=200)
     assert layout.scale == 2.0  # 1 % from a whole number
-    bundle = make_bundle()
-    with open_slide(twice, mpp=0.25) as slide:
-        layout = plan(slide, bundle, region_px=200)
-        results = run_regions(
-            slide, layout, list(layout.regions), engine=KnownMaps(bundle), bundle=bundle, batch=1, decoders=2,
-            stages=Stages(), finish=lambda region, decoded: None,
-        )  # fmt: skip
-        found = Nuclei.concat([decoded.nuclei for _, decoded in results])
-    found = found[np.argsort(found.id)]
+    found = run(twice, make_bundle(), region_px=200, mpp=0.25, decoders=2)
     assert_array_equal(found.id, one_region.id)
     assert_array_equal(found.vertices, 2 * one_region.vertices)
     np.testing.assert_allclose(found.features["area_um2"], one_region.features["area_um2"], rtol=1e-6)
@@ -150,14 +145,8 @@ def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region)
 def test_nuclei_larger_than_the_halo_are_reported():
     image = np.zeros((300, 300, 3), np.uint8)
     image[20:280, 140:170] = 255  # 130 um long
-    with open_slide(image) as slide:
-        bundle = make_bundle(halo_px=16)
-        layout = plan(slide, bundle, region_px=100)
-        results = run_regions(
-            slide, layout, list(layout.regions), engine=KnownMaps(bundle), bundle=bundle, batch=1, decoders=1,
-            stages=Stages(), finish=lambda region, decoded: None,
-        )  # fmt: skip
-        assert sum(decoded.oversized for _, decoded in results) > 0
+    results = decode(image, make_bundle(halo_px=16), region_px=100)
+    assert sum(decoded.oversized for decoded in results) > 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -207,7 +196,7 @@ def test_spans_cover_with_margins(extent, tile, margin):
 def test_maps_do_not_depend_on_tiles(shape, batch):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     bundle = make_bundle(tile_px=64, margin_px=16)
-    maps = predict_maps(KnownMaps(bundle), bundle, image, batch=batch)
+    maps = predict_maps(KnownMaps(bundle), image, batch=batch)
     assert_array_equal(maps["nucleus"][..., 0], image[..., 0])
     assert_array_equal(maps["distance"][..., 0], image[..., 1])
     assert_array_equal(maps["class"][..., 1], image[::2, ::2, 2])

@@ -54,7 +54,6 @@ def decode_region(
     mask = fill_holes(mask, max_px=settings.max_hole_um2 / um**2)
     labels = split_instances(height, mask, min_rise=settings.min_rise)
     shape = region_properties(labels, intensity=np.dstack([image, nucleus]))
-    count = shape["area"].size
 
     corner = np.array([window.top, window.left])
     # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a
@@ -87,7 +86,6 @@ def decode_region(
         "mean_green": means[:, 1],
         "mean_blue": means[:, 2],
     }
-    assert count == 0 or offsets.size == keep.sum() + 1
     nuclei = Nuclei(
         id=first[:, 0] << 32 | first[:, 1],
         x=(centroid[keep, 1] + 0.5) * scale,

@@ -33,7 +33,7 @@ def segment(
         device: "auto", "cpu", "cuda", "cuda:0".
         engine: use this one, made by ``nucfast.engine.create_engine``, instead of making one; loading the
             network takes longer than a small image does.
-        region_px: side of the regions, in model pixels; does not change the result.
+        region_px: side of the regions, in model pixels; smaller ones need less memory.
 
     Returns:
         The nuclei, in the image's pixels.
@@ -55,7 +55,6 @@ def segment(
             layout,
             list(layout.regions),
             engine=engine,
-            bundle=bundle,
             batch=1,
             decoders=engine.threads,
             stages=Stages(),

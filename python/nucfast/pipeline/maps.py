@@ -7,24 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine import Bundle, Engine
+from nucfast.engine import Engine
 from nucfast.pipeline.grid import spans
 
 Maps = Mapping[str, NDArray[np.uint8]]
 
 
-def predict_maps(engine: Engine, bundle: Bundle, image: NDArray[np.uint8], *, batch: int = 1) -> Maps:
+def predict_maps(engine: Engine, image: NDArray[np.uint8], *, batch: int = 1) -> Maps:
     """Run the network over an image of any size, tile by tile.
 
     Args:
-        engine: the bundle's network.
-        bundle: gives tile size, margin, stride and outputs.
+        engine: the network; its bundle gives tile size, margin, stride and outputs.
         image: (H, W, 3) uint8 RGB at the bundle's mpp.
         batch: tiles that go through the network at once.
 
     Returns:
         For each output of the bundle (ceil(H / stride), ceil(W / stride), channels) uint8.
     """
+    bundle = engine.bundle
     height, width = image.shape[:2]
     step = bundle.stride_px
     # The network needs whole strides; mirrored pixels continue the tissue, where white would draw an edge.

@@ -187,7 +187,6 @@ class _Job:
                 layout,
                 todo,
                 engine=self.engine,
-                bundle=self.bundle,
                 batch=self.config.batch,
                 decoders=self.engine.threads,
                 stages=self.stages,

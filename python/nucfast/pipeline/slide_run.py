@@ -66,7 +66,6 @@ def run_regions(
     todo: list[Region],
     *,
     engine: Engine,
-    bundle: Bundle,
     batch: int,
     decoders: int,
     stages: Stages,
@@ -81,13 +80,13 @@ def run_regions(
         slide: where pixels come from.
         layout: from ``plan``.
         todo: the regions to run.
-        engine: the network.
-        bundle: the same one.
+        engine: the network; its bundle says how to decode.
         batch: tiles that go through the network at once.
         decoders: threads that decode.
         stages: timings are added here.
         finish: called in the decoder's thread with each result, before it is yielded.
     """
+    bundle = engine.bundle
     waiting_reads: deque[tuple[Region, Future[NDArray[np.uint8]]]] = deque()
     waiting_decodes: deque[tuple[Region, Future[Decoded]]] = deque()
     upcoming = iter(todo)
@@ -131,7 +130,7 @@ def run_regions(
                 if following is not None:
                     waiting_reads.append((following, readers.submit(read, following)))
                 with stages.timed("network", image.shape[0] * image.shape[1]):
-                    maps = predict_maps(engine, bundle, image, batch=batch)
+                    maps = predict_maps(engine, image, batch=batch)
                 row, col = region.decoded.top - region.read.top, region.decoded.left - region.read.left
                 inner = {
                     spec.name: _crop(maps[spec.name], row, col, region, spec.stride)
