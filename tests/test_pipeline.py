@@ -1,6 +1,6 @@
 """The pipeline with a perfect network: cutting and stitching must change nothing at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from nucfast.engine import Bundle, DecoderSpec, OutputSpec
+from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform
+from nucfast.pipeline import segment
 from nucfast.pipeline.decode import fill_holes
 from nucfast.pipeline.grid import Window, regions, spans
 from nucfast.pipeline.maps import predict_maps
@@ -229,3 +231,13 @@ def test_faint_nuclei_are_found_and_clear_ones_not_widened():
     radius_px = np.sqrt(nuclei.features["area_um2"] / np.pi) / 0.5
     # The clear one ends at half of its peak, 10.6 px from its centre; at 60 it would end at 16 px.
     np.testing.assert_allclose(radius_px[np.argsort(nuclei.x)], [10.6, 10.0], atol=0.5)
+
+
+def test_a_bundle_that_cannot_be_decoded_is_refused():
+    bundle = make_bundle()
+    unknown = replace(bundle, decoder=replace(bundle.decoder, name="stars"))
+    with pytest.raises(BundleError, match="decoder 'stars' is not known"):
+        segment(np.zeros((20, 20, 3), np.uint8), engine=KnownMaps(unknown))
+    without = replace(bundle, outputs=bundle.outputs[1:])
+    with pytest.raises(BundleError, match="needs the outputs"):
+        segment(np.zeros((20, 20, 3), np.uint8), engine=KnownMaps(without))

@@ -8,10 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine import Bundle
+from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei
 from nucfast.ops import contours, label, region_properties, split_instances
 from nucfast.pipeline.grid import Region, Window
 from nucfast.pipeline.maps import Maps
+
+DECODER = "climb"
+
+
+def check_decoder(bundle: Bundle) -> None:
+    """Refuse a bundle that this release cannot decode.
+
+    Raises:
+        BundleError: its decoder is unknown, or an output that the decoder reads is missing.
+    """
+    label = bundle.path or bundle.name
+    if bundle.decoder.name != DECODER:
+        raise BundleError(
+            f"{label}: decoder {bundle.decoder.name!r} is not known to this release (it has {DECODER!r}): "
+            "upgrade nucfast, or export the bundle for this decoder"
+        )
+    missing = {"nucleus", "distance"} - {spec.name for spec in bundle.outputs}
+    if missing:
+        raise BundleError(
+            f"{label}: decoder {DECODER!r} needs the outputs {sorted(missing)}: export it again"
+        )
 
 
 @dataclass(frozen=True)

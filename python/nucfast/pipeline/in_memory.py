@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nucfast.engine import Bundle, Engine, create_engine, load_bundle
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.config import InferConfig
+from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.slide_run import plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, open_slide
@@ -47,6 +48,7 @@ def segment(
     else:
         bundle = model if isinstance(model, Bundle) else load_bundle(model)
         engine = create_engine(bundle, device=device)
+    check_decoder(bundle)
     slide = image if isinstance(image, Slide) else open_slide(image, mpp=mpp)
     try:
         layout = plan(slide, bundle, region_px=region_px)

@@ -19,7 +19,7 @@ from nucfast.errors import NucfastError, OutputError
 from nucfast.nuclei import Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
 from nucfast.pipeline.config import InferConfig
-from nucfast.pipeline.decode import Decoded
+from nucfast.pipeline.decode import Decoded, check_decoder
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
@@ -105,6 +105,7 @@ def infer(
     started = time.perf_counter()
     found = find_slides([inputs] if isinstance(inputs, str | Path) else list(inputs), exclude=[output])
     bundle = load_bundle(config.model)
+    check_decoder(bundle)
     engine = create_engine(
         bundle, engine=config.engine, device=config.device, precision=config.precision, threads=config.threads
     )
