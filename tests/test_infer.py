@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on(slide, results, tmp_path):
     folder = tmp_path / "made.svs"
     assert not (folder / "run.json").exists()
     assert not list(folder.glob("nuclei.*"))
-    left = len(list((folder / ".nucfast-work").glob("*.arrow")))
+    left = len(list((folder / ".nucfast-work").glob("*/*.part")))
     assert left >= 1
     events = []
     assert infer(slide, tmp_path, on_event=events.append, **settings).exit_code == 0

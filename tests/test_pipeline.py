@@ -94,13 +94,13 @@ def decode(image, bundle, *, region_px, mpp=None, batch=1, decoders=1, shuffle=N
             batch=batch,
             decoders=decoders,
             stages=Stages(),
-            finish=lambda region, decoded: None,
+            finish=lambda region, nuclei: None,
         )
-        return [decoded for _, decoded in results]
+        return [nuclei for _, nuclei in results]
 
 
 def run(image, bundle, **settings):
-    nuclei = Nuclei.concat([decoded.nuclei for decoded in decode(image, bundle, **settings)])
+    nuclei = Nuclei.concat(decode(image, bundle, **settings))
     return nuclei[np.argsort(nuclei.id)]
 
 
@@ -144,11 +144,22 @@ def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region)
     np.testing.assert_allclose(found.features["area_um2"], one_region.features["area_um2"], rtol=1e-6)
 
 
-def test_nuclei_larger_than_the_halo_are_reported():
+@pytest.mark.parametrize("region_px", [64, 100, 130])
+def test_nuclei_larger_than_the_halo_are_kept_whole(region_px):
     image = np.zeros((300, 300, 3), np.uint8)
     image[20:280, 140:170] = 255  # 130 um long
-    results = decode(image, make_bundle(halo_px=16), region_px=100)
-    assert sum(decoded.oversized for decoded in results) > 0
+    whole = run(image, make_bundle(halo_px=16), region_px=512)
+    assert len(whole) == 1
+    assert_same(run(image, make_bundle(halo_px=16), region_px=region_px), whole)
+
+
+def test_nuclei_larger_than_any_halo_are_reported():
+    image = np.zeros((600, 200, 3), np.uint8)
+    image[20:580, 90:110] = 255
+    found = decode(image, make_bundle(halo_px=16), region_px=64)
+    listed = [number for nuclei in found for number in nuclei.meta["oversized"]]
+    assert listed
+    assert set(listed) <= {number for nuclei in found for number in nuclei.id.tolist()}
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,6 +17,7 @@ import reference
 from nucfast.errors import SlideError
 from nucfast.slide import Slide, open_slide
 from nucfast.slide.base import make_levels
+from nucfast.slide.jpeg import reduced_jpeg
 from nucfast.slide.mpp import Resolution
 
 
@@ -523,6 +524,46 @@ def test_jpeg_tiles_have_the_right_colours(tmp_path, stored, photometric):
         assert tif.pages[0].photometric == photometric
     out = open_slide(path, mpp=0.5).read(0, 0, 200, 200, None)
     assert np.abs(out[:64].astype(int) - image[:64]).max() <= 4
+
+
+@pytest.mark.parametrize("stored", ["rgb", "ycbcr"])
+@pytest.mark.parametrize("factor", [2, 4, 6, 8, 16])
+def test_reduced_jpeg_tiles_are_near_the_average(tmp_path, stored, factor):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        smooth(400, 480, period=200),
+        tile=(96, 96),
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"level": 90, "outcolorspace": stored},
+        subsampling=(2, 2) if stored == "ycbcr" else (1, 1),
+    )
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[0]
+        data = path.read_bytes()[page.dataoffsets[0] :][: page.databytecounts[0]]
+        tile = reduced_jpeg(page).decode(data, factor)
+    assert tile.shape == (96 // factor, 96 // factor, 3)
+    with open_slide(path, mpp=0.25) as slide:
+        whole = slide.read(0, 0, 480, 400, None)
+        out = slide.read(0, 0, 480 // factor, 400 // factor, 0.25 * factor)
+        expected = np.asarray(Image.fromarray(whole).reduce(factor))[: 400 // factor, : 480 // factor]
+        assert np.abs(out.astype(int) - expected).mean() < 1
+        # The same pixels from another window, and beside the slide what the plain way gives.
+        around = slide.read(-2 * factor, -3 * factor, 480 // factor + 5, 400 // factor + 7, 0.25 * factor)
+        assert_array_equal(around[3 : 3 + out.shape[0], 2 : 2 + out.shape[1]], out)
+        assert (around[:3] == 255).all()
+        assert (around[:, -3:] == 255).all()
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+def test_averages_of_tiles_equal_those_of_the_whole(tmp_path, factor):
+    path, image = tmp_path / "a.tif", smooth(131, 170)
+    tifffile.imwrite(path, image, tile=TILE, photometric="rgb", compression="zlib")
+    with open_slide(path, mpp=0.25) as slide, open_slide(image, mpp=0.25) as plain:
+        for x, y in [(0, 0), (6 * factor, 7 * factor), (-factor, -2 * factor), (1, 3)]:
+            window = (x, y, 200 // factor, 150 // factor, 0.25 * factor)
+            assert_array_equal(slide.read(*window), plain.read(*window))
 
 
 def test_missing_tile_is_white(tmp_path):

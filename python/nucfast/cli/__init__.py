@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
 
 import click
@@ -54,6 +55,8 @@ def group() -> None:
 
 def main() -> None:
     """Entry point: an error that the user can mend is one line on stderr and exit code 2."""
+    # Batch systems end jobs so; what is finished stays finished, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = group.main(standalone_mode=False)
     except click.ClickException as error:

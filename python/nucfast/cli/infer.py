@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,29 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
     default=InferConfig.tissue_only,
     help="Leave out regions without tissue, or not.",
 )
+@click.option(
+    "--roi", type=click.Path(path_type=Path), help="Analyse only inside these polygons: GeoJSON or WKT."
+)
+@click.option(
+    "--exclude",
+    type=click.Path(path_type=Path),
+    help="Analyse nothing inside these polygons: GeoJSON or WKT.",
+)
+@click.option(
+    "--tissue-mask",
+    type=click.Path(path_type=Path),
+    help="Image of the whole slide, black where nothing is analysed, instead of finding the tissue.",
+)
+@click.option(
+    "--max-memory", help="What the run may take, such as 2G; default: a quarter of what this process may use."
+)
+@click.option(
+    "--shard",
+    callback=lambda ctx, param, value: parse_shard(value),
+    metavar="I/N",
+    help='Do the I-th of N parts of the work; "slurm": as SLURM_ARRAY_TASK_ID says.',
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--overwrite", is_flag=True, help="Do finished slides again; without it they are skipped.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as one JSON object per line.")
 def command(inputs: tuple[str, ...], output: Path, as_json: bool, **settings: Any) -> int:
@@ -55,7 +80,7 @@ def command(inputs: tuple[str, ...], output: Path, as_json: bool, **settings: An
 
     INPUT is a slide, a folder of slides, a glob pattern or a CSV file with the columns path and mpp. Each
     slide gets a folder below OUTPUT; an interrupted run goes on where it stopped when the command is given
-    again.
+    again. The same command given several times at once, here or on other machines, shares the work.
     """
     settings["formats"] = tuple(dict.fromkeys(settings["formats"]))
     if as_json:
@@ -63,6 +88,24 @@ def command(inputs: tuple[str, ...], output: Path, as_json: bool, **settings: An
     else:
         report = run_with_progress(lambda on_event: infer(inputs, output, on_event=on_event, **settings))
     return report.exit_code
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """(i, n) from "i/n", or from the variables of a SLURM job array."""
+    if text is None:
+        return None
+    if text == "slurm":
+        task, first, count, step = (
+            os.environ.get(f"SLURM_ARRAY_TASK_{name}", default)
+            for name, default in (("ID", ""), ("MIN", "0"), ("COUNT", ""), ("STEP", "1"))
+        )
+        if not (task.isdigit() and count.isdigit()):
+            raise click.BadParameter("slurm: SLURM_ARRAY_TASK_ID and _COUNT are not set; use sbatch --array")
+        return (int(task) - int(first)) // int(step) + 1, int(count)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise click.BadParameter(f"expected I/N, such as 3/8, or slurm, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> RunReport:
@@ -103,6 +146,13 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
                 progress.update(bar, advance=1, note=f"{seen['nuclei']:,} nuclei  {rate}")
             elif kind == "failed":
                 console.print(f"failed: {event['error']}", style="red", markup=False, soft_wrap=True)
+            elif kind in ("planned", "partial"):
+                note = f"{event['regions']} regions, {event['analysed_mm2']:.2f} mm2 to analyse"
+                if kind == "partial":
+                    note += "; this shard's are done"
+                progress.stop()
+                click.echo(f"{event['slide']}: {note} -> {event['folder']}")
+                progress.start()
             else:
                 counts = ", ".join(f"{name} {number:,}" for name, number in event["counts"].items())
                 note = f"{event['seconds']:.1f} s" if kind == "done" else "finished earlier"
@@ -117,13 +167,15 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
         table = Table()
         table.add_column("stage")
         table.add_column("seconds", justify="right")
-        table.add_column("Mpx/s", justify="right")
+        table.add_column("Mpx/s per thread", justify="right")
+        table.add_column("idle", justify="right")
         for row in report.stages.rows():
             speed = f"{row['mpx_per_s']:.1f}" if row["mpx_per_s"] else ""
-            table.add_row(str(row["stage"]), f"{row['seconds']:.2f}", speed)
+            idle = "" if row["idle"] is None else f"{row['idle']:.0%}"
+            table.add_row(str(row["stage"]), f"{row['seconds']:.2f}", speed, idle)
         console.print(table)
         console.print(
-            f"{report.seconds:.1f} s in all; longest stage: {report.stages.bottleneck()}", markup=False
+            f"{report.seconds:.1f} s in all; bottleneck: {report.stages.bottleneck()}", markup=False
         )
     if report.failed:
         count = len(report.failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nucfast.errors import NucfastError
 
@@ -25,6 +26,13 @@ class InferConfig:
         region_px: side of a region in model pixels: the unit of work, memory and resumption.
         batch: tiles that go through the network at once.
         tissue_only: leave out regions without tissue.
+        max_memory: what the run may take, "2G"; None: a quarter of what there is. It sets how many regions
+            are in memory at once, and is no hard limit.
+        roi: polygons (GeoJSON or WKT) outside of which nothing is analysed, for all slides.
+        exclude: polygons inside of which nothing is analysed.
+        tissue_mask: image of the whole slide, black where nothing is analysed, instead of finding the tissue.
+        shard: (i, n): do only the i-th of n parts of the work, i from 1.
+        dry_run: say what would be done, and do nothing.
         overwrite: do finished slides again.
     """
 
@@ -39,6 +47,12 @@ class InferConfig:
     region_px: int = 4096
     batch: int = 1
     tissue_only: bool = True
+    max_memory: str | None = None
+    roi: Path | None = None
+    exclude: Path | None = None
+    tissue_mask: Path | None = None
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +62,8 @@ class InferConfig:
             raise NucfastError(f"batch: expected at least 1, got {self.batch}")
         if self.threads is not None and self.threads < 1:
             raise NucfastError(f"threads: expected at least 1, got {self.threads}")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise NucfastError(f"shard: expected i/n with i from 1 to n, got {self.shard[0]}/{self.shard[1]}")
         if self.mpp is not None and not 0.05 <= self.mpp <= 20:
             raise NucfastError(
                 f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}"

@@ -52,6 +52,12 @@ class Region:
     decoded: Window
     read: Window
 
+    def with_halo(self, halo_px: int, margin_px: int, stride_px: int, *, within: Window) -> Region:
+        """The region that owns the same square and sees this much around it."""
+        decoded = self.owned.grown(halo_px, align_px=stride_px, within=within)
+        read = decoded.grown(margin_px, align_px=stride_px, within=within)
+        return Region(self.index, self.owned, decoded, read)
+
 
 def regions(
     width_px: int, height_px: int, *, region_px: int, halo_px: int, margin_px: int, stride_px: int
@@ -62,8 +68,7 @@ def regions(
     for top in range(0, height_px, region_px):
         for left in range(0, width_px, region_px):
             owned = Window(top, left, min(top + region_px, height_px), min(left + region_px, width_px))
-            decoded = owned.grown(halo_px, align_px=stride_px, within=whole)
-            yield Region(index, owned, decoded, decoded.grown(margin_px, align_px=stride_px, within=whole))
+            yield Region(index, owned, owned, owned).with_halo(halo_px, margin_px, stride_px, within=whole)
             index += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,11 @@ def segment(
             batch=1,
             decoders=engine.threads,
             stages=Stages(),
-            finish=lambda region, decoded: None,
+            finish=lambda region, nuclei: None,
         )
-        return Nuclei.concat([decoded.nuclei for _, decoded in results])
+        parts = [nuclei for _, nuclei in results]
+        oversized = [number for part in parts for number in part.meta["oversized"]]
+        return replace(Nuclei.concat(parts), meta={"oversized": oversized} if oversized else {})
     finally:
         if slide is not image:
             slide.close()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine import Engine
-from nucfast.pipeline.grid import spans
+from nucfast.pipeline.grid import Window, spans
 
 Maps = Mapping[str, NDArray[np.uint8]]
 
 
-def predict_maps(engine: Engine, image: NDArray[np.uint8], *, batch: int = 1) -> Maps:
+def predict_maps(
+    engine: Engine,
+    image: NDArray[np.uint8],
+    *,
+    batch: int = 1,
+    wanted: Callable[[Window], bool] | None = None,
+) -> Maps:
     """Run the network over an image of any size, tile by tile.
 
     Args:
         engine: the network; its bundle gives tile size, margin, stride and outputs.
         image: (H, W, 3) uint8 RGB at the bundle's mpp.
         batch: tiles that go through the network at once.
+        wanted: says of a part of the image whether it is wanted; maps are 0 under tiles that are not.
 
     Returns:
         For each output of the bundle (ceil(H / stride), ceil(W / stride), channels) uint8.
@@ -33,9 +40,15 @@ def predict_maps(engine: Engine, image: NDArray[np.uint8], *, batch: int = 1) ->
     settings = {"tile_px": bundle.tile_px, "margin_px": bundle.margin_px, "stride_px": step}
     tile_height, rows = spans(padded.shape[0], **settings)
     tile_width, cols = spans(padded.shape[1], **settings)
-    places = [(row, col) for row in rows for col in cols]
+    places = [
+        (row, col)
+        for row in rows
+        for col in cols
+        if wanted is None or wanted(Window(row.begin, col.begin, row.end, col.end))
+    ]
+    complete = len(places) == len(rows) * len(cols)
     maps = {
-        output.name: np.empty(
+        output.name: (np.empty if complete else np.zeros)(
             (padded.shape[0] // output.stride, padded.shape[1] // output.stride, output.channels), np.uint8
         )
         for output in bundle.outputs

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nucfast.engine import Bundle, Engine, create_engine, load_bundle
-from nucfast.errors import NucfastError, OutputError
+from nucfast.errors import NucfastError, OutputError, SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
+from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
 from nucfast.pipeline.config import InferConfig
-from nucfast.pipeline.decode import Decoded, check_decoder
+from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
+from nucfast.pipeline.journal import Journal, Worker, on_disk, pack
+from nucfast.pipeline.memory import regions_in_memory
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, SlideInput, find_slides, open_slide, tissue_mask
@@ -31,6 +36,8 @@ MANIFEST_FILE = "manifest.json"
 OVERLAY_FILE = "overlay.png"
 WORK_FOLDER = ".nucfast-work"
 
+_POLL_SECONDS = 0.5
+
 Event = Mapping[str, Any]
 logger = logging.getLogger("nucfast")
 
@@ -39,8 +46,9 @@ logger = logging.getLogger("nucfast")
 class SlideReport:
     """What became of one input.
 
-    ``status`` is "done", "skipped" (finished earlier) or "failed", with the reason in ``error``.
-    ``analysed_mm2`` is the area of the regions that were run.
+    ``status`` is "done", "skipped" (finished earlier), "partial" (this shard's regions are done, others' are
+    not), "planned" (a dry run) or "failed", with the reason in ``error``. ``analysed_mm2`` is the area of the
+    ``regions`` that are run.
     """
 
     slide: str
@@ -48,6 +56,7 @@ class SlideReport:
     folder: str
     nuclei: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    regions: int = 0
     analysed_mm2: float = 0.0
     seconds: float = 0.0
     error: str = ""
@@ -85,14 +94,14 @@ def infer(
 
     Each slide gets a folder ``output/<path of the slide below its input>/`` with the result files,
     ``overlay.png`` and, last, ``run.json``. A slide that has it is skipped; an interrupted one goes on where
-    it stopped. A slide that fails is reported and stops no other.
+    it stopped. A slide that fails is reported and stops no other. Any number of processes may be started with
+    the same arguments, on any machines that see the output folder: they share the work.
 
     Args:
         inputs: files, folders (searched recursively) and glob patterns.
         output: folder for the results, made if need be.
-        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region",
-        "done",
-            "skipped", "failed". Any thread may call it.
+        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region", or the
+            status of a slide that is finished with (see ``SlideReport``).
         settings: fields of ``InferConfig``: model, device, formats, mpp, ...
 
     Raises:
@@ -109,28 +118,60 @@ def infer(
     engine = create_engine(
         bundle, engine=config.engine, device=config.device, precision=config.precision, threads=config.threads
     )
+    in_flight = regions_in_memory(
+        config.max_memory,
+        (config.region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2,
+        most=2 * engine.threads + 2,
+    )
+    shape_digests = [digest(path) for path in (config.roi, config.exclude, config.tissue_mask)]
     root = Path(output)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{root}: cannot make the output folder ({error.strerror}); name another with -o"
-        ) from error
-    on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
     stages = Stages()
-    reports: list[SlideReport] = []
-    for entry in found:
-        job = _Job(entry, root / entry.relative_name, config, bundle, engine, stages, on_event)
-        reports.append(job.run())
-        # Written after every slide: a run that is killed leaves a manifest of what it did.
-        report = RunReport(
-            tuple(reports), time.perf_counter() - started, stages, engine.description, root / MANIFEST_FILE
+    on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
+    with ExitStack() as stack:
+        worker = None if config.dry_run else stack.enter_context(Worker(root))
+        jobs = deque(
+            _Job(
+                entry,
+                root / entry.relative_name,
+                config,
+                bundle,
+                engine,
+                in_flight,
+                shape_digests,
+                worker,
+                stages,
+                on_event,
+            )
+            for entry in found
         )
-        _write_json(report.manifest, _manifest(report, config, bundle))
+        reports: dict[Path, SlideReport] = {}
+        waited = 0
+        while jobs:
+            job = jobs.popleft()
+            outcome = job.advance()
+            if outcome is None:
+                # Other processes have the rest of this slide: see to the next one, and come back.
+                jobs.append(job)
+                waited += 1
+                if waited >= len(jobs):
+                    time.sleep(_POLL_SECONDS)
+                continue
+            waited = 0
+            reports[job.entry.path] = outcome
+            # Written after every slide: a run that is killed leaves a manifest of what it did.
+            report = RunReport(
+                tuple(reports[entry.path] for entry in found if entry.path in reports),
+                time.perf_counter() - started,
+                stages,
+                engine.description,
+                root / _manifest_name(config.shard),
+            )
+            if worker is not None:
+                worker.replace(report.manifest, _manifest(report, config, bundle))
     return report
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     """One slide of a run."""
 
@@ -139,85 +180,172 @@ class _Job:
     config: InferConfig
     bundle: Bundle
     engine: Engine
+    in_flight: int
+    shape_digests: list[str]
+    worker: Worker | None
     stages: Stages
     on_event: Callable[[Event], None]
+    # Known after the first look at the slide.
+    fingerprint: str = ""
+    wanted: list[Region] = field(default_factory=list)
+    area: Area | None = None
+    seconds: float = 0.0
 
-    def run(self) -> SlideReport:
-        """Do the slide, or say why not."""
+    def advance(self) -> SlideReport | None:
+        """Do all of the slide that no other process is doing.
+
+        Returns:
+            What became of the slide; None while others are at work on it.
+        """
         failed = SlideReport(str(self.entry.path), "failed", str(self.folder))
+        started = time.perf_counter()
+        report: SlideReport | None
         try:
-            report = self._run()
+            report = self._advance()
         except NucfastError as error:
             report = replace(failed, error=str(error))
         except Exception as error:
             # Something nobody foresaw: the trace is for us, the line for the user; the other slides go on.
             logger.debug("unexpected error", exc_info=True)
             report = replace(failed, error=f"{self.entry.path}: {type(error).__name__}: {error}")
-        self.on_event({"event": report.status, **asdict(report)})
+        self.seconds += time.perf_counter() - started
+        if report is not None:
+            if report.status != "skipped":
+                report = replace(report, seconds=round(self.seconds, 3))
+            self.on_event({"event": report.status, **asdict(report)})
         return report
 
-    def _run(self) -> SlideReport:
-        started = time.perf_counter()
+    def _advance(self) -> SlideReport | None:
         mpp = self.config.mpp if self.config.mpp is not None else self.entry.mpp
         with open_slide(self.entry.path, mpp=mpp) as slide:
             layout = plan(slide, self.bundle, region_px=self.config.region_px)
-            fingerprint = self._fingerprint(layout)
-            done = self._finished(fingerprint)
-            if done is not None:
-                return done
-            work = self._work_folder(fingerprint)
-            with self.stages.timed("tissue"):
-                wanted = self._with_tissue(slide, layout)
-            parts = {region.index: work / f"{region.index:06d}.arrow" for region in wanted}
-            todo = [region for region in wanted if not parts[region.index].exists()]
-            self.on_event(
-                {
-                    "event": "slide",
-                    "slide": str(self.entry.path),
-                    "regions": len(wanted),
-                    "done": len(wanted) - len(todo),
-                }
+            first_look = not self.fingerprint
+            if first_look:
+                self.fingerprint = self._fingerprint(layout)
+            elif self._fingerprint(layout) != self.fingerprint:
+                raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+            if not (first_look and self.config.overwrite):
+                done = self._finished(self.fingerprint)
+                if done is not None:
+                    return done if first_look else replace(done, status="done")
+            if first_look:
+                self.area = self._area(slide)
+                self.wanted = [region for region in layout.regions if self._wants(region, layout.scale)]
+            report = SlideReport(
+                slide=str(self.entry.path),
+                status="planned",
+                folder=str(self.folder),
+                regions=len(self.wanted),
+                analysed_mm2=round(sum(map(_area_px, self.wanted)) * self._mm2_per_px(layout), 4),
             )
+            if self.worker is None:
+                return report
+            if first_look and self.config.overwrite:
+                self._marker.unlink(missing_ok=True)
+            journal = Journal(self.folder / WORK_FOLDER / self.fingerprint[:16], self.worker)
+            indices = [region.index for region in self.wanted]
+            if first_look:
+                journal.drop_damaged(indices)
+            self._run_regions(slide, layout, journal)
+            if len(journal.finished(indices)) < len(indices):
+                return replace(report, status="partial") if self.config.shard else None
+            turn = journal.claim("merge")
+            if turn is None or self._marker.exists():
+                return replace(report, status="partial") if self.config.shard else None
+            if self._fingerprint(layout) != self.fingerprint:
+                raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+            report = self._write_results(slide, layout, journal, turn, replace(report, status="done"))
+        shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
+        return report
 
-            def finish(region: Region, decoded: Decoded) -> None:
-                with self.stages.timed("write"):
-                    _write_part(parts[region.index], decoded)
+    def _run_regions(self, slide: Slide, layout: Plan, journal: Journal) -> None:
+        """Run all regions that nobody else is doing."""
+        finished = journal.finished([region.index for region in self.wanted])
+        todo = [
+            region for region in self.wanted if region.index not in finished and self._in_shard(region.index)
+        ]
+        self.on_event(
+            {
+                "event": "slide",
+                "slide": str(self.entry.path),
+                "regions": len(self.wanted),
+                "done": len(finished),
+            }
+        )
+        claims: dict[int, int] = {}
 
-            for region, decoded in run_regions(
+        def claimed() -> Iterator[Region]:
+            for region in todo:
+                turn = journal.claim(region.index)
+                # Whoever finishes a slide removes its claims, but not before its results are there.
+                if turn is not None and not self._marker.exists():
+                    claims[region.index] = turn
+                    yield region
+
+        def finish(region: Region, nuclei: Nuclei) -> None:
+            with self.stages.timed("journal"):
+                journal.write(region.index, pack(nuclei))
+            del claims[region.index]
+
+        try:
+            for region, nuclei in run_regions(
                 slide,
                 layout,
-                todo,
+                claimed(),
                 engine=self.engine,
                 batch=self.config.batch,
                 decoders=self.engine.threads,
                 stages=self.stages,
                 finish=finish,
+                in_flight=self.in_flight,
+                area=self.area,
             ):
-                owned = region.owned
                 self.on_event(
                     {
                         "event": "region",
                         "slide": str(self.entry.path),
-                        "nuclei": len(decoded.nuclei),
-                        "mm2": owned.height * owned.width * (layout.mpp * layout.scale / 1000) ** 2,
+                        "nuclei": len(nuclei),
+                        "mm2": _area_px(region) * self._mm2_per_px(layout),
                     }
                 )
-            report = self._write_results(slide, layout, list(parts.values()), wanted, started)
-        shutil.rmtree(work)
-        return report
+        finally:
+            for index, turn in claims.items():
+                journal.release(index, turn)
 
-    def _with_tissue(self, slide: Slide, layout: Plan) -> list[Region]:
-        if not self.config.tissue_only:
-            return list(layout.regions)
-        mask = tissue_mask(slide)
-        s = layout.scale
-        return [
-            region
-            for region in layout.regions
-            if mask.any_in(
-                region.owned.left * s, region.owned.top * s, region.owned.width * s, region.owned.height * s
-            )
-        ]
+    def _in_shard(self, index: int) -> bool:
+        if self.config.shard is None:
+            return True
+        number, count = self.config.shard
+        # Slides start at different shards, or the first would get all the small slides.
+        return (index + zlib.crc32(self.entry.relative_name.encode())) % count == number - 1
+
+    def _area(self, slide: Slide) -> Area | None:
+        config, tissue = self.config, None
+        if config.tissue_mask is not None:
+            tissue = read_tissue_mask(config.tissue_mask, slide)
+        elif config.tissue_only:
+            with self.stages.timed("tissue"):
+                tissue = tissue_mask(slide)
+        if tissue is None and config.roi is None and config.exclude is None:
+            return None
+        return Area(
+            tissue,
+            None if config.roi is None else read_shape(config.roi, slide),
+            None if config.exclude is None else read_shape(config.exclude, slide),
+        )
+
+    def _wants(self, region: Region, scale: float) -> bool:
+        owned = region.owned
+        return self.area is None or self.area.any_in(
+            owned.left * scale, owned.top * scale, owned.width * scale, owned.height * scale
+        )
+
+    def _mm2_per_px(self, layout: Plan) -> float:
+        return (layout.mpp * layout.scale / 1000) ** 2
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / RUN_FILE
 
     def _fingerprint(self, layout: Plan) -> str:
         """Stands for all that decides the rows: slide, resolution, model, arithmetic, grid, version."""
@@ -233,13 +361,14 @@ class _Job:
             layout.scale,
             self.config.region_px,
             self.config.tissue_only,
+            self.shape_digests,
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _finished(self, fingerprint: str) -> SlideReport | None:
         """The report of an earlier run that did the same, if there is one."""
-        marker = self.folder / RUN_FILE
-        if self.config.overwrite or not marker.exists():
+        marker = self._marker
+        if not marker.exists():
             return None
         try:
             earlier = json.loads(marker.read_text())
@@ -256,26 +385,10 @@ class _Job:
             )
         return replace(report, status="skipped")
 
-    def _work_folder(self, fingerprint: str) -> Path:
-        """The folder of finished regions; emptied if they were made in another way."""
-        if self.config.overwrite:
-            (self.folder / RUN_FILE).unlink(missing_ok=True)
-        work = self.folder / WORK_FOLDER
-        stamp = work / "fingerprint"
-        try:
-            if work.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
-                shutil.rmtree(work)
-            work.mkdir(parents=True, exist_ok=True)
-            stamp.write_text(fingerprint)
-        except OSError as error:
-            raise OutputError(
-                f"{work}: cannot be written ({error.strerror}); free space or name another -o"
-            ) from error
-        return work
-
     def _write_results(
-        self, slide: Slide, layout: Plan, parts: Sequence[Path], wanted: Sequence[Region], started: float
+        self, slide: Slide, layout: Plan, journal: Journal, turn: int, report: SlideReport
     ) -> SlideReport:
+        """Join the regions into the result files; they get their names when all are complete."""
         info = SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds)
         model = {
             "name": self.bundle.name,
@@ -284,73 +397,77 @@ class _Job:
             "engine": self.engine.description,
         }
         counts = {entry.name: 0 for entry in self.bundle.classes}
-        oversized = 0
-        paths = {name: self.folder / FORMATS[name] for name in self.config.formats}
-        with self.stages.timed("write"):
-            for name, path in paths.items():
-                with open_writer(
-                    name, path, slide_info=info, classes=self.bundle.classes, meta={"model": model}
-                ) as writer:
-                    for nuclei in _read_parts(parts):
+        oversized: list[int] = []
+        indices = [region.index for region in self.wanted]
+        # A folder of its own: should this process be taken for dead, the next one's files are others.
+        fresh = journal.folder / f"merge-{turn}"
+        names = [FORMATS[name] for name in self.config.formats]
+        with self.stages.timed("write"), on_disk(self.folder):
+            fresh.mkdir(exist_ok=True)
+            with ExitStack() as stack:
+                writers = [
+                    stack.enter_context(
+                        open_writer(
+                            name,
+                            fresh / FORMATS[name],
+                            slide_info=info,
+                            classes=self.bundle.classes,
+                            meta={"model": model},
+                        )
+                    )
+                    for name in self.config.formats
+                ]
+                for nuclei in journal.read(indices):
+                    for writer in writers:
                         writer.write(nuclei)
-            for nuclei in _read_parts(parts):
-                oversized += int(nuclei.meta["oversized"])
-                for name, number in nuclei.counts().items():
-                    counts[name] = counts.get(name, 0) + number
+                    oversized += nuclei.meta["oversized"]
+                    for name, number in nuclei.counts().items():
+                        counts[name] = counts.get(name, 0) + number
             if self.config.overlay:
-                write_overlay(self.folder / OVERLAY_FILE, slide, _read_parts(parts))
-        um = layout.mpp * layout.scale
-        report = SlideReport(
-            slide=str(self.entry.path),
-            status="done",
-            folder=str(self.folder),
-            nuclei=sum(counts.values()),
-            counts=counts,
-            analysed_mm2=round(sum(r.owned.height * r.owned.width for r in wanted) * um**2 / 1e6, 4),
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        if oversized:
-            logger.warning(
-                "%s: %d nuclei reach past the halo of %d px and may be cut",
-                slide.name,
-                oversized,
-                self.bundle.halo_px,
+                write_overlay(fresh / OVERLAY_FILE, slide, journal.read(indices))
+                names.append(OVERLAY_FILE)
+            if oversized:
+                logger.warning(
+                    "%s: %d nuclei reach further than the largest halo and may be cut; run.json lists them",
+                    slide.name,
+                    len(oversized),
+                )
+            report = replace(
+                report,
+                nuclei=sum(counts.values()),
+                counts=counts,
+                seconds=round(self.seconds, 3),
             )
-        _write_json(
-            self.folder / RUN_FILE,
-            {
-                "fingerprint": self._fingerprint(layout),
+            content = {
+                "fingerprint": self.fingerprint,
                 "formats": list(self.config.formats),
                 "report": asdict(report),
                 "oversized": oversized,
-                "regions": len(wanted),
-                "settings": asdict(self.config),
+                "regions": len(self.wanted),
+                "settings": _plain(self.config),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "slide": asdict(info),
                 "model": model,
                 "nucfast": VERSION,
-            },
-        )
+            }
+            (fresh / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n")
+            # The run file last: with it the slide is done.
+            for name in [*names, RUN_FILE]:
+                (fresh / name).replace(self.folder / name)
         return report
 
 
-def _write_part(path: Path, decoded: Decoded) -> None:
-    """One region's rows, as an Arrow file that appears whole or not at all."""
-    import pyarrow as pa
-
-    table = replace(decoded.nuclei, meta={"oversized": decoded.oversized}).to_arrow()
-    partial = path.with_suffix(".tmp")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    partial.replace(path)
+def _area_px(region: Region) -> int:
+    return region.owned.height * region.owned.width
 
 
-def _read_parts(paths: Sequence[Path]) -> Iterator[Nuclei]:
-    import pyarrow as pa
+def _manifest_name(shard: tuple[int, int] | None) -> str:
+    return MANIFEST_FILE if shard is None else f"manifest-{shard[0]}-of-{shard[1]}.json"
 
-    for path in paths:
-        with pa.OSFile(str(path), "rb") as source:
-            yield Nuclei.from_arrow(pa.ipc.open_file(source).read_all())
+
+def _plain(config: InferConfig) -> dict[str, Any]:
+    """The settings as JSON can hold them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 def _manifest(report: RunReport, config: InferConfig, bundle: Bundle) -> dict[str, Any]:
@@ -358,14 +475,8 @@ def _manifest(report: RunReport, config: InferConfig, bundle: Bundle) -> dict[st
         "nucfast": VERSION,
         "model": {"name": bundle.name, "version": bundle.version, "licence": bundle.licence},
         "engine": report.engine,
-        "settings": asdict(config),
+        "settings": _plain(config),
         "seconds": round(report.seconds, 3),
         "stages": report.stages.rows(),
         "slides": [asdict(slide) for slide in report.slides],
     }
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine import Bundle, Engine
+from nucfast.errors import SlideError
+from nucfast.nuclei import Nuclei
+from nucfast.pipeline.area import Area
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
-from nucfast.pipeline.maps import predict_maps
+from nucfast.pipeline.maps import Maps, predict_maps
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
 
@@ -21,6 +24,9 @@ from nucfast.slide import Slide
 # one per cent of size means nothing to the network, while whole factors are read faster and without
 # resampling.
 SCALE_TOLERANCE = 0.05
+
+# How much larger the halo becomes for nuclei that reach past it, before they are reported as cut.
+HALO_FACTORS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class Plan:
     width_px: int
     height_px: int
     regions: tuple[Region, ...]
+
+    def with_halo(self, region: Region, halo_px: int, bundle: Bundle) -> Region:
+        """The region with another halo."""
+        whole = Window(0, 0, self.height_px, self.width_px)
+        return region.with_halo(halo_px, bundle.margin_px, bundle.stride_px, within=whole)
 
 
 def plan(slide: Slide, bundle: Bundle, *, region_px: int) -> Plan:
@@ -63,90 +74,172 @@ def plan(slide: Slide, bundle: Bundle, *, region_px: int) -> Plan:
 def run_regions(
     slide: Slide,
     layout: Plan,
-    todo: list[Region],
+    todo: Iterable[Region],
     *,
     engine: Engine,
     batch: int,
     decoders: int,
     stages: Stages,
-    finish: Callable[[Region, Decoded], None],
-) -> Iterator[tuple[Region, Decoded]]:
+    finish: Callable[[Region, Nuclei], None],
+    in_flight: int = 4,
+    area: Area | None = None,
+) -> Iterator[tuple[Region, Nuclei]]:
     """Run regions through all stages and yield them in order.
 
-    One thread reads ahead, the caller's thread runs the network, ``decoders`` threads decode; at most two
-    regions wait between any two stages, which bounds memory.
+    Some threads read ahead, the caller's thread runs the network, ``decoders`` threads decode and finish. At
+    most ``in_flight`` regions are anywhere between being read and being yielded, which bounds memory.
+
+    Where a part of the slide cannot be read, the regions that need it are left out and all others run.
 
     Args:
         slide: where pixels come from.
         layout: from ``plan``.
-        todo: the regions to run.
+        todo: the regions to run; the next one is asked for when there is room for it.
         engine: the network; its bundle says how to decode.
         batch: tiles that go through the network at once.
         decoders: threads that decode.
         stages: timings are added here.
         finish: called in the decoder's thread with each result, before it is yielded.
-    """
-    bundle = engine.bundle
-    waiting_reads: deque[tuple[Region, Future[NDArray[np.uint8]]]] = deque()
-    waiting_decodes: deque[tuple[Region, Future[Decoded]]] = deque()
-    upcoming = iter(todo)
+        in_flight: regions in memory at once.
+        area: where nuclei are wanted; None: everywhere.
 
-    def read(region: Region) -> NDArray[np.uint8]:
-        window = region.read
-        with stages.timed("read", window.height * window.width):
-            return slide.read_scaled(
-                window.left * layout.scale,
-                window.top * layout.scale,
-                window.width,
-                window.height,
-                layout.scale,
+    Raises:
+        SlideError: at the end, if a part of the slide could not be read.
+    """
+    task = RegionTask(slide, layout, engine, batch, stages, area)
+    readers = min(in_flight, max(1, decoders // 2))
+    upcoming = iter(todo)
+    reading: deque[tuple[Region, Future[NDArray[np.uint8]]]] = deque()
+    decoding: deque[tuple[Region, Future[Nuclei]]] = deque()
+    unreadable: SlideError | None = None
+
+    def decode(region: Region, image: NDArray[np.uint8], maps: Maps) -> Nuclei:
+        nuclei = task.decode(region, image, maps)
+        finish(region, nuclei)
+        return nuclei
+
+    with (
+        stages.staffed(read=readers, network=1, decode=decoders),
+        ThreadPoolExecutor(readers, "nucfast-read") as read_pool,
+        ThreadPoolExecutor(decoders, "nucfast-decode") as decode_pool,
+    ):
+        try:
+            while True:
+                while len(reading) + len(decoding) < in_flight and len(reading) <= readers:
+                    following = next(upcoming, None)
+                    if following is None:
+                        break
+                    reading.append((following, read_pool.submit(task.read, following)))
+                if reading:
+                    region, pixels = reading.popleft()
+                    try:
+                        image = pixels.result()
+                    except SlideError as error:
+                        unreadable = unreadable or error
+                        continue
+                    maps = task.predict(region, image)
+                    decoding.append((region, decode_pool.submit(decode, region, image, maps)))
+                    del image, maps, pixels
+                elif not decoding:
+                    break
+                # The oldest is waited for only where its room is needed, or nothing else is left to do.
+                while decoding and (
+                    decoding[0][1].done() or not reading or len(reading) + len(decoding) >= in_flight
+                ):
+                    region, result = decoding.popleft()
+                    yield region, result.result()
+        finally:
+            read_pool.shutdown(wait=False, cancel_futures=True)
+            decode_pool.shutdown(wait=False, cancel_futures=True)
+    if unreadable is not None:
+        raise unreadable
+
+
+@dataclass(frozen=True)
+class RegionTask:
+    """What is done with one region, stage by stage."""
+
+    slide: Slide
+    layout: Plan
+    engine: Engine
+    batch: int
+    stages: Stages
+    area: Area | None = None
+
+    def read(self, region: Region) -> NDArray[np.uint8]:
+        """The pixels of ``region.read``."""
+        window, scale = region.read, self.layout.scale
+        with self.stages.timed("read", window.height * window.width):
+            return self.slide.read_scaled(
+                window.left * scale, window.top * scale, window.width, window.height, scale
             )
 
-    def decode(region: Region, image: NDArray[np.uint8], maps: dict[str, NDArray[np.uint8]]) -> Decoded:
-        window = region.decoded
-        with stages.timed("decode", window.height * window.width):
-            decoded = decode_region(
+    def predict(self, region: Region, image: NDArray[np.uint8]) -> Maps:
+        """The network's maps over ``region.decoded``."""
+        bundle = self.engine.bundle
+        with self.stages.timed("network", image.shape[0] * image.shape[1]):
+            maps = predict_maps(self.engine, image, batch=self.batch, wanted=self._wanted(region))
+        row, col = region.decoded.top - region.read.top, region.decoded.left - region.read.left
+        return {spec.name: _crop(maps[spec.name], row, col, region, spec.stride) for spec in bundle.outputs}
+
+    def decode(self, region: Region, image: NDArray[np.uint8], maps: Maps) -> Nuclei:
+        """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
+
+        Where one reaches past the halo, the region is done again with a larger one.
+        """
+        decoded = self._decode(region, image, maps)
+        halo_px = self.engine.bundle.halo_px
+        for factor in HALO_FACTORS:
+            if not decoded.oversized:
+                break
+            region = self.layout.with_halo(region, factor * halo_px, self.engine.bundle)
+            image = self.read(region)
+            decoded = self._decode(region, image, self.predict(region, image))
+        nuclei = decoded.nuclei
+        cut = self._cut(nuclei, region.decoded) if decoded.oversized else []
+        if self.area is not None:
+            nuclei = nuclei[self.area.contains(nuclei.x, nuclei.y)]
+        return replace(nuclei, meta={"oversized": sorted(set(cut) & set(nuclei.id.tolist()))})
+
+    def _decode(self, region: Region, image: NDArray[np.uint8], maps: Maps) -> Decoded:
+        layout, window = self.layout, region.decoded
+        row, col = window.top - region.read.top, window.left - region.read.left
+        with self.stages.timed("decode", window.height * window.width):
+            return decode_region(
                 maps,
-                image,
+                _crop(image, row, col, region, 1),
                 region,
-                bundle,
+                self.engine.bundle,
                 scale=layout.scale,
                 mpp=layout.mpp,
                 slide=Window(0, 0, layout.height_px, layout.width_px),
             )
-        finish(region, decoded)
-        return decoded
 
-    with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(decoders) as workers:
-        try:
-            for region in upcoming:
-                waiting_reads.append((region, readers.submit(read, region)))
-                if len(waiting_reads) == 2:
-                    break
-            while waiting_reads:
-                region, pixels = waiting_reads.popleft()
-                image = pixels.result()
-                following = next(upcoming, None)
-                if following is not None:
-                    waiting_reads.append((following, readers.submit(read, following)))
-                with stages.timed("network", image.shape[0] * image.shape[1]):
-                    maps = predict_maps(engine, image, batch=batch)
-                row, col = region.decoded.top - region.read.top, region.decoded.left - region.read.left
-                inner = {
-                    spec.name: _crop(maps[spec.name], row, col, region, spec.stride)
-                    for spec in bundle.outputs
-                }
-                waiting_decodes.append(
-                    (region, workers.submit(decode, region, _crop(image, row, col, region, 1), inner))
-                )
-                if len(waiting_decodes) > 2:
-                    done, result = waiting_decodes.popleft()
-                    yield done, result.result()
-            for done, result in waiting_decodes:
-                yield done, result.result()
-        finally:
-            readers.shutdown(wait=False, cancel_futures=True)
-            workers.shutdown(wait=False, cancel_futures=True)
+    def _cut(self, nuclei: Nuclei, window: Window) -> list[int]:
+        """Ids of nuclei that touch an edge of the window where the slide goes on."""
+        left, top, right, bottom = np.rint(nuclei.bbox / self.layout.scale).T
+        cut = (top <= window.top) & (window.top > 0)
+        cut |= (left <= window.left) & (window.left > 0)
+        cut |= (bottom >= window.bottom) & (window.bottom < self.layout.height_px)
+        cut |= (right >= window.right) & (window.right < self.layout.width_px)
+        ids: list[int] = nuclei.id[cut].tolist()
+        return ids
+
+    def _wanted(self, region: Region) -> Callable[[Window], bool] | None:
+        """Whether a part of ``region.read`` can hold pixels of a wanted nucleus."""
+        if self.area is None:
+            return None
+        area, scale, corner, halo = self.area, self.layout.scale, region.read, self.engine.bundle.halo_px
+
+        def wanted(part: Window) -> bool:
+            return area.any_in(
+                (corner.left + part.left - halo) * scale,
+                (corner.top + part.top - halo) * scale,
+                (part.width + 2 * halo) * scale,
+                (part.height + 2 * halo) * scale,
+            )
+
+        return wanted
 
 
 def _crop(plane: NDArray[np.uint8], row: int, col: int, region: Region, stride: int) -> NDArray[np.uint8]:

@@ -208,6 +208,8 @@ class Slide(ABC):
         step = scale / downsample
         block = max(1, int(MAX_SOURCE_PX / step))
         out = np.empty((height, width, 3), np.uint8)
+        if self._read_whole(index, x / downsample, y / downsample, step, out):
+            return out
         for row in range(0, height, block):
             for col in range(0, width, block):
                 view = out[row : row + block, col : col + block]
@@ -230,6 +232,41 @@ class Slide(ABC):
             if self.levels[index].downsample < level.downsample <= scale * LEVEL_TOLERANCE:
                 index = candidate
         return index
+
+    def read_average(self, level: int, x: int, y: int, factor: int, out: NDArray[np.uint8]) -> bool:
+        """Fill ``out`` with averages over squares of ``factor`` pixels of a level, from (x, y) on.
+
+        For backends that can do so piece by piece, without holding all pixels; others leave it, and return
+        False. The caller guarantees that the area lies inside the level. Called from several threads at once.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        return False
+
+    def _read_whole(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> bool:
+        """Fill ``out`` by ``read_average`` as far as it lies inside the level; False where that cannot be."""
+        x, y, factor = round(left), round(top), round(step)
+        if step != factor or abs(left - x) > PHASE_EPSILON or abs(top - y) > PHASE_EPSILON:
+            return False
+        height, width, _ = out.shape
+        extent = self.levels[level]
+        # Output pixels of which all lies inside.
+        c0, r0 = max(0, -(x // factor)), max(0, -(y // factor))
+        c1, r1 = min(width, (extent.width - x) // factor), min(height, (extent.height - y) // factor)
+        if c1 <= c0 or r1 <= r0:
+            return False
+        if not self.read_average(level, x + c0 * factor, y + r0 * factor, factor, out[r0:r1, c0:c1]):
+            return False
+        for rows, cols in (
+            (slice(0, r0), slice(0, width)),
+            (slice(r1, height), slice(0, width)),
+            (slice(r0, r1), slice(0, c0)),
+            (slice(r0, r1), slice(c1, width)),
+        ):
+            if rows.start < rows.stop and cols.start < cols.stop:
+                self._sample(level, x + cols.start * step, y + rows.start * step, step, out[rows, cols])
+        return True
 
     def _sample(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> None:
         """Fill ``out``: pixel (r, c) averages the level's square of side ``step`` at (left + c step, ...)."""

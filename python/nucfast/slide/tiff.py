@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nucfast.errors import SlideError
 from nucfast.slide.base import WHITE, Slide, make_levels
+from nucfast.slide.jpeg import ReducedJpeg, average, reduced_jpeg
 from nucfast.slide.mpp import (
     Candidate,
     Resolution,
@@ -55,6 +56,7 @@ class _Tiles:
     sizes: tuple[int, ...]
     decode: Any
     tables: dict[str, bytes]
+    jpeg: ReducedJpeg | None
     to_rgb: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
     @property
@@ -85,22 +87,32 @@ class TiffSlide(Slide):
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See :meth:`Slide.read_level`."""
-        tiles = self._tiles[level]
         out = np.empty((height, width, 3), np.uint8)
-        for row in range(y // tiles.tile_height, -(-(y + height) // tiles.tile_height)):
-            top = row * tiles.tile_height
-            y0, y1 = max(y, top), min(y + height, top + tiles.tile_height)
-            for col in range(x // tiles.tile_width, -(-(x + width) // tiles.tile_width)):
-                left = col * tiles.tile_width
-                x0, x1 = max(x, left), min(x + width, left + tiles.tile_width)
-                tile = self._tile(tiles, row * tiles.across + col)
+        self.read_average(level, x, y, 1, out)
+        return out
+
+    def read_average(self, level: int, x: int, y: int, factor: int, out: NDArray[np.uint8]) -> bool:
+        """See :meth:`Slide.read_average`: each tile is decoded once, averaged, and copied to its place."""
+        tiles = self._tiles[level]
+        if x % factor or y % factor or tiles.tile_width % factor or tiles.tile_height % factor:
+            return False
+        height, width, _ = out.shape
+        tile_width, tile_height = tiles.tile_width // factor, tiles.tile_height // factor
+        x, y = x // factor, y // factor
+        for row in range(y // tile_height, -(-(y + height) // tile_height)):
+            top = row * tile_height
+            y0, y1 = max(y, top), min(y + height, top + tile_height)
+            for col in range(x // tile_width, -(-(x + width) // tile_width)):
+                left = col * tile_width
+                x0, x1 = max(x, left), min(x + width, left + tile_width)
+                tile = self._tile(tiles, row * tiles.across + col, factor)
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = (
                     WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
                 )
-        return out
+        return True
 
-    def _tile(self, tiles: _Tiles, index: int) -> NDArray[np.uint8] | None:
-        """One decoded tile as RGB, None where the scanner stored none."""
+    def _tile(self, tiles: _Tiles, index: int, factor: int) -> NDArray[np.uint8] | None:
+        """One decoded tile as RGB, averaged over squares of ``factor``; None where none is stored."""
         planes = []
         for plane in range(tiles.planes):
             at = index + plane * tiles.across * tiles.down
@@ -108,6 +120,10 @@ class TiffSlide(Slide):
                 return None
             try:
                 data = os.pread(self._fd, tiles.sizes[at], tiles.offsets[at])
+                if tiles.jpeg is not None and factor > 1:
+                    small = tiles.jpeg.decode(data, factor)
+                    if small is not None:
+                        return small
                 pixels = tiles.decode(data, at, **tiles.tables)[0]
             except Exception as error:  # imagecodecs has an exception class for every codec
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -116,7 +132,7 @@ class TiffSlide(Slide):
                 ) from error
             planes.append(pixels[0])
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-        return tiles.to_rgb(pixels)
+        return average(tiles.to_rgb(pixels), factor)
 
     def _release(self) -> None:
         self._close_file()
@@ -252,6 +268,7 @@ def _tiles(path: Path, page: Any) -> _Tiles:
         sizes=page.databytecounts,
         decode=page.decode,
         tables=tables,
+        jpeg=reduced_jpeg(page),
         to_rgb=_conversion(page),
     )
     expected = tiles.across * tiles.down * tiles.planes

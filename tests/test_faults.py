@@ -1,0 +1,221 @@
+"""Whatever befalls a run, the same command given again ends with the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import killable
+from nucfast.engine import DecoderSpec, write_bundle
+from nucfast.output import FORMATS
+from nucfast.pipeline import infer, journal
+from nucfast.pipeline.journal import Journal, Worker
+from nucfast.slide import write_slide
+from nucfast.testing import synthetic_slide
+from tiny_model import tiny_onnx, tiny_spec
+
+RESULTS = [*FORMATS.values(), "overlay.png"]
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slides") / "made.svs"
+    write_slide(path, synthetic_slide(430, 400, nuclei_per_mm2=4000, seed=5).image, mpp=0.5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    model = tmp_path_factory.mktemp("models") / "tiny"
+    decoder = DecoderSpec("climb", 128, min_rise=5, min_area_um2=1.0, max_hole_um2=5.0, peak_share=0.5)
+    write_bundle(model, tiny_spec(decoder=decoder), {"model.onnx": tiny_onnx(seed=6)})
+    return {
+        "model": str(model),
+        "formats": tuple(FORMATS),
+        "region_px": 128,
+        "tissue_only": False,
+        "precision": "fp32",
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(slide, settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("expected")
+    report = infer(slide, out, **settings)
+    assert report.exit_code == 0
+    assert report.slides[0].nuclei > 50
+    assert report.slides[0].regions == 16
+    return out / "made.svs"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same(folder, expected):
+    assert names(folder) == names(expected)
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    found, right = (json.loads((path / "run.json").read_text()) for path in (folder, expected))
+    for run in (found, right):
+        del run["finished"], run["report"]["seconds"], run["report"]["folder"], run["settings"]["shard"]
+    assert found == right
+
+
+def events(path, kind):
+    return [event for line in path.read_text().splitlines() if (event := json.loads(line))["event"] == kind]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment(slide, settings, expected, tmp_path, seed):
+    chance = random.Random(seed)
+    kills = 0
+    for _ in range(40):
+        code = killable.run(slide, tmp_path, kill_at=chance.randint(3, 20 + 12 * kills), **settings)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+    assert code == 0
+    assert kills >= 5
+    assert_same(tmp_path / "made.svs", expected)
+    assert names(tmp_path) == ["made.svs", "manifest.json"]
+
+
+def test_parts_damaged_by_a_power_cut_are_done_again(slide, settings, expected, tmp_path):
+    assert killable.run(slide, tmp_path, kill_at=60, **settings) == -signal.SIGKILL
+    parts = sorted(tmp_path.glob("made.svs/.nucfast-work/*/*.part"))
+    assert len(parts) >= 3
+    parts[0].write_bytes(b"")
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])
+    parts[2].write_bytes(bytes(len(parts[2].read_bytes())))
+    log = tmp_path / "events"
+    assert killable.run(slide, tmp_path, events=log, **settings) == 0
+    assert events(log, "slide")[0]["done"] == len(parts) - 3
+    log.unlink()
+    assert_same(tmp_path / "made.svs", expected)
+
+
+def test_terminated(slide, settings, expected, tmp_path):
+    arguments = [f"--format={name}" for name in FORMATS]
+    command = [
+        *(sys.executable, "-m", "nucfast", "infer", slide, "-o", tmp_path, "--json", "--region-px=128"),
+        *("--model", settings["model"], "--whole-slide", "--precision=fp32", *arguments),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if json.loads(line)["event"] == "region":
+            break
+    process.send_signal(signal.SIGTERM)
+    message = process.communicate()[1]
+    assert process.returncode == 130
+    assert message.strip().count("\n") == 0
+    assert not (tmp_path / "made.svs" / "run.json").exists()
+    assert not (tmp_path / ".nucfast-workers").exists()
+    log = tmp_path / "events"
+    assert killable.run(slide, tmp_path, events=log, **settings) == 0
+    assert events(log, "slide")[0]["done"] >= 1
+    log.unlink()
+    assert_same(tmp_path / "made.svs", expected)
+
+
+def test_disk_full(slide, settings, expected, tmp_path):
+    assert killable.run(slide, tmp_path, file_bytes=9000, **settings) == 1
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert "made.svs" in manifest["slides"][0]["error"]
+    assert "free space" in manifest["slides"][0]["error"]
+    assert not list(tmp_path.glob("made.svs/nuclei.*"))
+    assert killable.run(slide, tmp_path, **settings) == 0
+    assert_same(tmp_path / "made.svs", expected)
+
+
+def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expected, tmp_path):
+    copy = tmp_path / "made.svs"
+    whole, stat = slide.read_bytes(), slide.stat()
+    position = whole.index(b"\xff\xd8")  # the head of the first tile
+    copy.write_bytes(whole[:position] + bytes(100) + whole[position + 100 :])
+    os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    out = tmp_path / "out"
+    report = infer(copy, out, **settings)
+    assert report.exit_code == 1
+    assert "tile" in report.slides[0].error
+    done = len(list(out.glob("made.svs/.nucfast-work/*/*.part")))
+    assert 4 <= done < 16
+    copy.write_bytes(whole)
+    os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    seen = []
+    assert infer(copy, out, on_event=seen.append, **settings).exit_code == 0
+    assert sum(event["event"] == "region" for event in seen) == 16 - done
+    for name in RESULTS:
+        assert (out / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_processes_share_the_work(slide, settings, expected, tmp_path):
+    logs = [tmp_path / f"events{i}" for i in range(3)]
+    out = tmp_path / "out"
+    processes = [killable.start(slide, out, events=log, **settings) for log in logs]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert sum(len(events(log, "region")) for log in logs) == 16
+    assert_same(out / "made.svs", expected)
+
+
+def test_a_killed_process_is_replaced_by_one_that_waits_for_it(slide, settings, expected, tmp_path):
+    log, out = tmp_path / "events", tmp_path / "out"
+    first = killable.start(slide, out, events=log, **settings)
+    while not log.exists() or not events(log, "region"):
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)  # it holds its claims, and shows no sign of death
+    second = killable.start(slide, out, **settings)
+    second.join(3)
+    os.kill(first.pid, signal.SIGKILL)
+    second.join()
+    assert second.exitcode == 0
+    assert_same(out / "made.svs", expected)
+    first.join()
+
+
+def test_shards(slide, settings, expected, tmp_path):
+    seen = []
+    reports = [
+        infer(slide, tmp_path, shard=(number, 3), on_event=seen.append, **settings) for number in (3, 1, 2)
+    ]
+    assert [report.slides[0].status for report in reports] == ["partial", "partial", "done"]
+    assert sum(event["event"] == "region" for event in seen) == 16
+    assert_same(tmp_path / "made.svs", expected)
+    assert json.loads((tmp_path / "manifest-2-of-3.json").read_text())["slides"][0]["status"] == "done"
+
+
+def test_a_slide_that_was_replaced_is_done_anew(slide, settings, expected, tmp_path):
+    copy, out = tmp_path / "made.svs", tmp_path / "out"
+    write_slide(copy, np.full((400, 430, 3), 128, np.uint8), mpp=0.5)
+    assert killable.run(copy, out, kill_at=60, **settings) == -signal.SIGKILL
+    copy.write_bytes(slide.read_bytes())
+    assert infer(copy, out, **settings).exit_code == 0
+    for name in RESULTS:
+        assert (out / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_a_worker_elsewhere_is_dead_when_it_shows_no_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "DEAD_SECONDS", 0.3)
+    with Worker(tmp_path) as here, Worker(tmp_path) as there:
+        ours, theirs = Journal(tmp_path / "work", here), Journal(tmp_path / "work", there)
+        sign = tmp_path / journal.WORKERS_FOLDER / there.token
+        sign.write_text(json.dumps({"place": "another machine", "pid": 1, "started": "1"}))
+        assert theirs.claim(0) == 0
+        assert ours.claim(0) is None
+        time.sleep(0.2)
+        os.utime(sign)
+        assert ours.claim(0) is None
+        time.sleep(0.2)
+        assert ours.claim(0) is None
+        time.sleep(0.2)
+        assert ours.claim(0) == 1
+        assert theirs.claim(0) is None
