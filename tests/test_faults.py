@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,13 +103,48 @@ def test_parts_damaged_by_a_power_cut_are_done_again(slide, settings, expected, 
     assert_same(tmp_path / "made.svs", expected)
 
 
-def test_terminated(slide, settings, expected, tmp_path):
-    arguments = [f"--format={name}" for name in FORMATS]
-    command = [
-        *(sys.executable, "-m", "nucfast", "infer", slide, "-o", tmp_path, "--json", "--region-px=128"),
-        *("--model", settings["model"], "--whole-slide", "--precision=fp32", *arguments),
+def command(slide, out, settings):
+    """The command line of these settings."""
+    return [
+        *(sys.executable, "-m", "nucfast", "infer", slide, "-o", out, "--json", "--region-px=128"),
+        *("--model", settings["model"], "--whole-slide", "--precision=fp32"),
+        *(f"--format={name}" for name in FORMATS),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_dask_worker_is_survived(slide, settings, expected, tmp_path):
+    arguments = [*command(slide, tmp_path, settings), "--dask=local", "--threads=2"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed, regions = False, 0
+    for line in process.stdout:
+        if json.loads(line)["event"] == "region":
+            regions += 1
+            if not killed:
+                os.kill(children(process.pid, "spawn_main")[0], signal.SIGKILL)
+                killed = True
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert regions == 16
+    for name in RESULTS:
+        assert (tmp_path / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def children(pid, word):
+    """Processes started by ``pid`` that have a word in their command."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and word in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_terminated(slide, settings, expected, tmp_path):
+    arguments = command(slide, tmp_path, settings)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if json.loads(line)["event"] == "region":
             break

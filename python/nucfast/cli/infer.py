@@ -72,6 +72,9 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
     metavar="I/N",
     help='Do the I-th of N parts of the work; "slurm": as SLURM_ARRAY_TASK_ID says.',
 )
+@click.option(
+    "--dask", metavar="ADDRESS", help='Dask scheduler whose workers do the regions, or "local" for one here.'
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--overwrite", is_flag=True, help="Do finished slides again; without it they are skipped.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as one JSON object per line.")

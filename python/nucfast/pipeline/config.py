@@ -32,6 +32,7 @@ class InferConfig:
         exclude: polygons inside of which nothing is analysed.
         tissue_mask: image of the whole slide, black where nothing is analysed, instead of finding the tissue.
         shard: (i, n): do only the i-th of n parts of the work, i from 1.
+        dask: address of a Dask scheduler whose workers do the regions, or "local".
         dry_run: say what would be done, and do nothing.
         overwrite: do finished slides again.
     """
@@ -52,6 +53,7 @@ class InferConfig:
     exclude: Path | None = None
     tissue_mask: Path | None = None
     shard: tuple[int, int] | None = None
+    dask: str | None = None
     dry_run: bool = False
     overwrite: bool = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -10,6 +9,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,15 +20,17 @@ from nucfast.engine import Bundle, Engine, create_engine, load_bundle
 from nucfast.errors import NucfastError, OutputError, SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
-from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
+from nucfast.pipeline.area import Area
+from nucfast.pipeline.cluster import Cluster, for_workers
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.journal import Journal, Worker, on_disk, pack
 from nucfast.pipeline.memory import regions_in_memory
+from nucfast.pipeline.prepare import fingerprint, slide_area
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
-from nucfast.slide import Slide, SlideInput, find_slides, open_slide, tissue_mask
+from nucfast.slide import Slide, SlideInput, find_slides, open_slide
 from nucfast.version import VERSION
 
 RUN_FILE = "run.json"
@@ -123,12 +125,14 @@ def infer(
         (config.region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2,
         most=2 * engine.threads + 2,
     )
-    shape_digests = [digest(path) for path in (config.roi, config.exclude, config.tissue_mask)]
     root = Path(output)
     stages = Stages()
     on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
     with ExitStack() as stack:
         worker = None if config.dry_run else stack.enter_context(Worker(root))
+        cluster = None
+        if config.dask is not None and not config.dry_run:
+            cluster = stack.enter_context(Cluster(config.dask, threads=engine.threads))
         jobs = deque(
             _Job(
                 entry,
@@ -137,8 +141,8 @@ def infer(
                 bundle,
                 engine,
                 in_flight,
-                shape_digests,
                 worker,
+                cluster,
                 stages,
                 on_event,
             )
@@ -181,8 +185,8 @@ class _Job:
     bundle: Bundle
     engine: Engine
     in_flight: int
-    shape_digests: list[str]
     worker: Worker | None
+    cluster: Cluster | None
     stages: Stages
     on_event: Callable[[Event], None]
     # Known after the first look at the slide.
@@ -229,7 +233,8 @@ class _Job:
                 if done is not None:
                     return done if first_look else replace(done, status="done")
             if first_look:
-                self.area = self._area(slide)
+                with self.stages.timed("tissue"):
+                    self.area = slide_area(slide, self.config)
                 self.wanted = [region for region in layout.regions if self._wants(region, layout.scale)]
             report = SlideReport(
                 slide=str(self.entry.path),
@@ -287,8 +292,12 @@ class _Job:
                 journal.write(region.index, pack(nuclei))
             del claims[region.index]
 
-        try:
-            for region, nuclei in run_regions(
+        if self.cluster is not None:
+            local = self.config.dask == "local"
+            settings = for_workers(self.config, self.engine, local=local)
+            results = self.cluster.run_regions(self.entry, settings, self.fingerprint, claimed())
+        else:
+            results = run_regions(
                 slide,
                 layout,
                 claimed(),
@@ -299,7 +308,11 @@ class _Job:
                 finish=finish,
                 in_flight=self.in_flight,
                 area=self.area,
-            ):
+            )
+        try:
+            for region, nuclei in results:
+                if self.cluster is not None:
+                    finish(region, nuclei)
                 self.on_event(
                     {
                         "event": "region",
@@ -319,21 +332,6 @@ class _Job:
         # Slides start at different shards, or the first would get all the small slides.
         return (index + zlib.crc32(self.entry.relative_name.encode())) % count == number - 1
 
-    def _area(self, slide: Slide) -> Area | None:
-        config, tissue = self.config, None
-        if config.tissue_mask is not None:
-            tissue = read_tissue_mask(config.tissue_mask, slide)
-        elif config.tissue_only:
-            with self.stages.timed("tissue"):
-                tissue = tissue_mask(slide)
-        if tissue is None and config.roi is None and config.exclude is None:
-            return None
-        return Area(
-            tissue,
-            None if config.roi is None else read_shape(config.roi, slide),
-            None if config.exclude is None else read_shape(config.exclude, slide),
-        )
-
     def _wants(self, region: Region, scale: float) -> bool:
         owned = region.owned
         return self.area is None or self.area.any_in(
@@ -348,22 +346,7 @@ class _Job:
         return self.folder / RUN_FILE
 
     def _fingerprint(self, layout: Plan) -> str:
-        """Stands for all that decides the rows: slide, resolution, model, arithmetic, grid, version."""
-        stat = self.entry.path.stat()
-        facts = [
-            VERSION,
-            repr(replace(self.bundle, path=None)),
-            self.engine.name,
-            self.engine.precision,
-            stat.st_size,
-            stat.st_mtime_ns,
-            layout.mpp,
-            layout.scale,
-            self.config.region_px,
-            self.config.tissue_only,
-            self.shape_digests,
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return fingerprint(self.entry, self.config, self.engine, layout)
 
     def _finished(self, fingerprint: str) -> SlideReport | None:
         """The report of an earlier run that did the same, if there is one."""
@@ -405,6 +388,11 @@ class _Job:
         with self.stages.timed("write"), on_disk(self.folder):
             fresh.mkdir(exist_ok=True)
             with ExitStack() as stack:
+                picture: Future[None] | None = None
+                if self.config.overlay:
+                    names.append(OVERLAY_FILE)
+                    pool = stack.enter_context(ThreadPoolExecutor(1, "nucfast-overlay"))
+                    picture = pool.submit(write_overlay, fresh / OVERLAY_FILE, slide, journal.read(indices))
                 writers = [
                     stack.enter_context(
                         open_writer(
@@ -423,9 +411,8 @@ class _Job:
                     oversized += nuclei.meta["oversized"]
                     for name, number in nuclei.counts().items():
                         counts[name] = counts.get(name, 0) + number
-            if self.config.overlay:
-                write_overlay(fresh / OVERLAY_FILE, slide, journal.read(indices))
-                names.append(OVERLAY_FILE)
+                if picture is not None:
+                    picture.result()
             if oversized:
                 logger.warning(
                     "%s: %d nuclei reach further than the largest halo and may be cut; run.json lists them",

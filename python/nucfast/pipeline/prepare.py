@@ -1,0 +1,49 @@
+"""What is known of a slide before its first region is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from nucfast.engine import Engine
+from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
+from nucfast.pipeline.config import InferConfig
+from nucfast.pipeline.slide_run import Plan
+from nucfast.slide import Slide, SlideInput, tissue_mask
+from nucfast.version import VERSION
+
+
+def fingerprint(entry: SlideInput, config: InferConfig, engine: Engine, layout: Plan) -> str:
+    """Stands for all that decides the rows: slide, resolution, model, arithmetic, grid, area, version."""
+    stat = entry.path.stat()
+    facts = [
+        VERSION,
+        repr(replace(engine.bundle, path=None)),
+        engine.name,
+        engine.precision,
+        stat.st_size,
+        stat.st_mtime_ns,
+        layout.mpp,
+        layout.scale,
+        config.region_px,
+        config.tissue_only,
+        *(digest(path) for path in (config.roi, config.exclude, config.tissue_mask)),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def slide_area(slide: Slide, config: InferConfig) -> Area | None:
+    """Where nuclei are wanted; None: everywhere."""
+    tissue = None
+    if config.tissue_mask is not None:
+        tissue = read_tissue_mask(config.tissue_mask, slide)
+    elif config.tissue_only:
+        tissue = tissue_mask(slide)
+    if tissue is None and config.roi is None and config.exclude is None:
+        return None
+    return Area(
+        tissue,
+        None if config.roi is None else read_shape(config.roi, slide),
+        None if config.exclude is None else read_shape(config.exclude, slide),
+    )
