@@ -113,6 +113,7 @@ def run(path: Path, out: Path, *options: str, workers: int = 1) -> dict:
     slide = manifest["slides"][0]
     return {
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_mb": usage.ru_maxrss / 1024,
         "nuclei": slide["nuclei"],
         "stages": {row["stage"]: row for row in manifest["stages"]},
@@ -131,6 +132,7 @@ def bench_run(path: Path, out: Path) -> list[dict]:
             "tissue_mm2": round(mm2, 2),
             "nuclei": result["nuclei"],
             "s_per_mm2": round(result["slide_seconds"] / mm2, 3),
+            "cpu_s_per_mm2": round(result["cpu_seconds"] / mm2, 3),
             "decode_share_of_engine": round(busy["decode"] / engine, 3),
             "stages_s": {name: round(seconds, 2) for name, seconds in busy.items()},
             "idle": {name: row["idle"] for name, row in result["stages"].items() if row["idle"] is not None},
@@ -140,7 +142,7 @@ def bench_run(path: Path, out: Path) -> list[dict]:
 
 
 def bench_workers(path: Path, out: Path) -> list[dict]:
-    """One process of one thread against two of them on the same slide."""
+    """One process of one thread against two of them on the same slide; needs two idle cores."""
     one = run(path, out, "--threads=1")["slide_seconds"]
     two = run(path, out, "--threads=1", workers=2)["slide_seconds"]
     return [{"part": "workers", "one_s": round(one, 1), "two_s": round(two, 1), "ratio": round(one / two, 2)}]
@@ -151,7 +153,9 @@ def bench_memory(folder: Path, texture: Path, out: Path, size_px: int) -> list[d
     peaks = {}
     for factor in (1, 2, 4):
         path = slide_of(folder, texture, factor * size_px)
-        peaks[f"{factor * factor}x"] = round(run(path, out, "--max-memory=2G")["peak_rss_mb"])
+        peaks[f"{factor * factor}x"] = round(
+            run(path, out, "--max-memory=2G", "--region-px=1024")["peak_rss_mb"]
+        )
     code = f"import bench_slide; print(bench_slide.write_rows({str(out)!r}, 1_000_000))"
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
@@ -219,7 +223,7 @@ def main() -> None:
     parser.add_argument("--texture", type=Path, default=data.parent / "slides" / "CMU-1-Small-Region.svs")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nucfast-bench-slides")
     parser.add_argument("--size-px", type=int, default=20_000)
-    parser.add_argument("--memory-px", type=int, default=8_000, help="smallest slide of the memory part")
+    parser.add_argument("--memory-px", type=int, default=5_000, help="smallest slide of the memory part")
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -290,6 +290,10 @@ def check_target(directory: Path, *, overwrite: bool) -> None:
         raise BundleError(f"{directory}: exists already; give another directory or allow overwriting")
 
 
+# Weights hardly shrink; what unpacks to more than this many times its size is made to fill the memory.
+_MAX_ZIP_RATIO = 100
+
+
 class _Source:
     """Reads files of a bundle by name from its directory or from its zip."""
 
@@ -301,7 +305,10 @@ class _Source:
     def read(self, name: str) -> bytes:
         try:
             if self._archive is not None:
-                return self._archive.read(self._prefix + name)
+                info = self._archive.getinfo(self._prefix + name)
+                if info.file_size > _MAX_ZIP_RATIO * max(info.compress_size, 4096):
+                    raise BundleError(f"{self.path}: {name} unpacks to {info.file_size} bytes; not a bundle")
+                return self._archive.read(info)
             return (self.path / name).read_bytes()
         except (FileNotFoundError, KeyError):
             if name == MANIFEST:
