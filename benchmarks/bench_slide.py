@@ -1,14 +1,11 @@
 """Whole slides: end to end, reading against OpenSlide, decoding's share, two workers against one, memory.
 
-    python benchmarks/bench_slide.py --texture SLIDE.svs [--part PART]... [--size-px 20000] [--json F]
-
 Makes its slides: Aperio's layout, JPEG 4:2:0 at quality 80, 0.25 um/px, the tissue of a real slide (0.5 um/px
-enlarged twice) continued by mirroring, and glass between, so that about 60 % is tissue. A line per result.
+enlarged twice) continued by mirroring, and glass between, so that about 60 % is tissue.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -17,20 +14,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from nucfast.slide import open_slide, tissue_mask, write_slide
 
-PARTS = ("read", "run", "workers", "memory")
+SIDE_PX = int(os.environ.get("NUCFAST_BENCH_SLIDE_PX", "20000"))
+SMALL_PX = 5000
+TEXTURE = Path(os.environ.get("NUCFAST_DATA", ".")).parent / "slides" / "CMU-1-Small-Region.svs"
+FOLDER = Path(tempfile.gettempdir()) / "nucfast-bench-slides"
 WINDOW_PX = 2048  # of the output, at 0.5 um/px
 
 
-def make_slide(path: Path, texture: Path, size_px: int) -> None:
+def make_slide(path: Path, size_px: int) -> None:
     """A slide of ``size_px`` squared; takes about a minute for 20000."""
-    with open_slide(texture) as source:
+    with open_slide(TEXTURE) as source:
         # The middle of CMU-1-Small-Region; there is mostly glass on both sides.
         whole = Image.fromarray(source.read(740, 500, 960, 2400, None))
     tissue = np.asarray(whole.resize((2 * whole.width, 2 * whole.height), Image.Resampling.BICUBIC))
@@ -52,17 +54,28 @@ def make_slide(path: Path, texture: Path, size_px: int) -> None:
     write_slide(path, read, mpp=0.25, size=(size_px, size_px), quality=80, subsampling="4:2:0")
 
 
+def slide_of(size_px: int) -> Path:
+    """The slide of this size, made if it is not there."""
+    if not TEXTURE.exists():
+        pytest.skip(f"{TEXTURE} is not there")
+    path = FOLDER / f"bench-{size_px}.svs"
+    if not path.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        make_slide(path, size_px)
+    return path
+
+
 def tissue_mm2(path: Path) -> float:
     with open_slide(path) as slide:
         width, height = slide.dimensions
         return tissue_mask(slide).fraction * width * height * 0.25**2 / 1e6
 
 
-def bench_read(path: Path, rounds: int = 3) -> list[dict]:
+def test_read(benchmark):
     """Level-0 Mpx/s of one thread at 0.5 um/px: ours and OpenSlide's read_region + resize, taking turns."""
     import openslide
 
-    side = 2 * WINDOW_PX
+    path, side = slide_of(SIDE_PX), 2 * WINDOW_PX
     with open_slide(path) as ours, openslide.OpenSlide(path) as theirs:
         width, height = ours.dimensions
         places = [(x, y) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
@@ -75,44 +88,41 @@ def bench_read(path: Path, rounds: int = 3) -> list[dict]:
             region = theirs.read_region((x, y), 0, (side, side)).convert("RGB")
             return np.asarray(region.resize((WINDOW_PX, WINDOW_PX), Image.Resampling.BOX))
 
+        def seconds(read: Callable[[int, int], np.ndarray]) -> float:
+            start = time.thread_time()
+            for place in places:
+                read(*place)
+            return time.thread_time() - start
+
         differences = [
             np.abs(read_ours(*place).astype(int) - read_theirs(*place)).mean() for place in places[:2]
         ]
-        seconds: dict[str, list[float]] = {"nucfast": [], "openslide": []}
-        for _ in range(rounds):
-            for name, read in (("nucfast", read_ours), ("openslide", read_theirs)):
-                start = time.thread_time()
-                for place in places:
-                    read(*place)
-                seconds[name].append(time.thread_time() - start)
-    speed = {name: len(places) * side**2 / 1e6 / min(times) for name, times in seconds.items()}
-    return [
-        {
-            "part": "read",
-            "nucfast_mpx_per_s": round(speed["nucfast"], 1),
-            "openslide_mpx_per_s": round(speed["openslide"], 1),
-            "ratio": round(speed["nucfast"] / speed["openslide"], 2),
-            "mean_difference_grey_levels": round(float(np.mean(differences)), 3),
-        }
-    ]
+        assert max(differences) < 2
+        rounds = benchmark.pedantic(lambda: [(seconds(read_ours), seconds(read_theirs)) for _ in range(3)])
+    ours_s, theirs_s = np.min(rounds, axis=0)
+    megapixels = len(places) * side**2 / 1e6
+    benchmark.extra_info |= {
+        "nucfast_mpx_per_s": round(megapixels / ours_s, 1),
+        "openslide_mpx_per_s": round(megapixels / theirs_s, 1),
+        "ratio": round(theirs_s / ours_s, 2),
+        "mean_difference_grey_levels": round(float(np.mean(differences)), 3),
+    }
 
 
-def run(path: Path, out: Path, *options: str, workers: int = 1) -> dict:
+def run(path: Path, *options: str, workers: int = 1) -> dict:
     """One run in processes of its own: wall time, peak memory of the largest, and what its manifest says."""
+    out = FOLDER / "out"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "nucfast", "infer", str(path), "-o", str(out), "--json", *options]
-    start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as first:
         others = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(workers - 1)]
         _, status, usage = os.wait4(first.pid, 0)
         first.returncode = os.waitstatus_to_exitcode(status)
         codes = [first.returncode, *(other.wait() for other in others)]
-    if any(codes):
-        raise SystemExit(f"{' '.join(command)} failed")
+    assert not any(codes), f"{' '.join(command)} failed"
     manifest = json.loads((out / "manifest.json").read_text())
     slide = manifest["slides"][0]
     return {
-        "seconds": time.perf_counter() - start,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_mb": usage.ru_maxrss / 1024,
         "nuclei": slide["nuclei"],
@@ -121,59 +131,63 @@ def run(path: Path, out: Path, *options: str, workers: int = 1) -> dict:
     }
 
 
-def bench_run(path: Path, out: Path) -> list[dict]:
+def test_run(benchmark):
     """End to end with the default model, GeoParquet and GeoJSON; and the stages' seconds."""
-    result, mm2 = run(path, out), tissue_mm2(path)
-    busy = {name: row["seconds"] for name, row in result["stages"].items()}
-    engine = busy["network"]
-    return [
-        {
-            "part": "run",
-            "tissue_mm2": round(mm2, 2),
-            "nuclei": result["nuclei"],
-            "s_per_mm2": round(result["slide_seconds"] / mm2, 3),
-            "cpu_s_per_mm2": round(result["cpu_seconds"] / mm2, 3),
-            "decode_share_of_engine": round(busy["decode"] / engine, 3),
-            "stages_s": {name: round(seconds, 2) for name, seconds in busy.items()},
-            "idle": {name: row["idle"] for name, row in result["stages"].items() if row["idle"] is not None},
-            "peak_rss_mb": round(result["peak_rss_mb"]),
-        }
-    ]
+    path = slide_of(SIDE_PX)
+    mm2 = tissue_mm2(path)
+    result = benchmark.pedantic(lambda: run(path))
+    stages = result["stages"]
+    benchmark.extra_info |= {
+        "tissue_mm2": round(mm2, 2),
+        "nuclei": result["nuclei"],
+        "s_per_mm2": round(result["slide_seconds"] / mm2, 3),
+        "cpu_s_per_mm2": round(result["cpu_seconds"] / mm2, 3),
+        "decode_share_of_engine": round(stages["decode"]["seconds"] / stages["network"]["seconds"], 3),
+        "stages_s": {name: round(row["seconds"], 2) for name, row in stages.items()},
+        "idle": {name: row["idle"] for name, row in stages.items() if row["idle"] is not None},
+        "peak_rss_mb": round(result["peak_rss_mb"]),
+    }
 
 
-def bench_workers(path: Path, out: Path) -> list[dict]:
+def test_workers(benchmark):
     """One process of one thread against two of them on the same slide; needs two idle cores."""
-    one = run(path, out, "--threads=1")["slide_seconds"]
-    two = run(path, out, "--threads=1", workers=2)["slide_seconds"]
-    return [{"part": "workers", "one_s": round(one, 1), "two_s": round(two, 1), "ratio": round(one / two, 2)}]
+    path, options = slide_of(2 * SMALL_PX), ("--threads=1", "--region-px=1024")
+    one, two = benchmark.pedantic(
+        lambda: [run(path, *options, workers=count)["slide_seconds"] for count in (1, 2)]
+    )
+    benchmark.extra_info |= {"one_s": one, "two_s": two, "ratio": round(one / two, 2)}
 
 
-def bench_memory(folder: Path, texture: Path, out: Path, size_px: int) -> list[dict]:
-    """Peak memory on slides of 1x, 4x and 16x area, and of the result files of a million nuclei alone."""
-    peaks = {}
-    for factor in (1, 2, 4):
-        path = slide_of(folder, texture, factor * size_px)
-        peaks[f"{factor * factor}x"] = round(
-            run(path, out, "--max-memory=2G", "--region-px=1024")["peak_rss_mb"]
-        )
-    code = f"import bench_slide; print(bench_slide.write_rows({str(out)!r}, 1_000_000))"
+def test_memory(benchmark):
+    """Peak memory on slides of 1x, 4x and 16x area."""
+
+    def peaks() -> dict[str, int]:
+        options = ("--max-memory=2G", "--region-px=1024")
+        runs = {f"{n * n}x": run(slide_of(n * SMALL_PX), *options) for n in (1, 2, 4)}
+        return {name: round(result["peak_rss_mb"]) for name, result in runs.items()}
+
+    benchmark.extra_info["peak_rss_mb"] = benchmark.pedantic(peaks)
+
+
+def test_writers(benchmark):
+    """A million nuclei to GeoParquet and GeoJSON, in a process of its own."""
+    code = "import bench_slide; print(bench_slide.write_rows(bench_slide.FOLDER / 'rows', 1_000_000))"
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-    seconds, peak_mb = json.loads(done.stdout)
-    return [
-        {"part": "memory", "side_px": size_px, "peak_rss_mb": peaks},
-        {"part": "writers", "nuclei": 1_000_000, "seconds": round(seconds, 1), "peak_rss_mb": round(peak_mb)},
-    ]
+    done = benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    )
+    seconds, cpu_seconds, peak_mb = json.loads(done.stdout)
+    benchmark.extra_info |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_rss_mb": peak_mb}
 
 
-def write_rows(out: str, count: int) -> list[float]:
-    """Write that many made-up nuclei in regions of 5000 to GeoParquet and GeoJSON: seconds, peak MB."""
+def write_rows(folder: Path, count: int) -> list[float]:
+    """Write that many made-up nuclei in regions of 5000 to GeoParquet and GeoJSON: seconds, CPU, peak MB."""
     from contextlib import ExitStack
 
     from nucfast.nuclei import FEATURES, Nuclei, NucleusClass
     from nucfast.output import FORMATS, SlideInfo, open_writer
 
-    folder, rows, points = Path(out), 5000, 40
+    rows, points = 5000, 40
     folder.mkdir(parents=True, exist_ok=True)
     angle = np.linspace(0, 2 * np.pi, points)
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 12
@@ -205,45 +219,6 @@ def write_rows(out: str, count: int) -> list[float]:
             )
             for writer in writers:
                 writer.write(batch)
-    return [time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-
-
-def slide_of(folder: Path, texture: Path, size_px: int) -> Path:
-    """The slide of this size, made if it is not there."""
-    path = folder / f"bench-{size_px}.svs"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        make_slide(path, texture, size_px)
-    return path
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    data = Path(os.environ.get("NUCFAST_DATA", "."))
-    parser.add_argument("--texture", type=Path, default=data.parent / "slides" / "CMU-1-Small-Region.svs")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nucfast-bench-slides")
-    parser.add_argument("--size-px", type=int, default=20_000)
-    parser.add_argument("--memory-px", type=int, default=5_000, help="smallest slide of the memory part")
-    parser.add_argument("--part", action="append", choices=PARTS)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    out = arguments.folder / "out"
-    rows = []
-    for part in arguments.part or PARTS:
-        if part == "memory":
-            found = bench_memory(arguments.folder, arguments.texture, out, arguments.memory_px)
-        else:
-            path = slide_of(arguments.folder, arguments.texture, arguments.size_px)
-            if part == "read":
-                found = bench_read(path)
-            else:
-                found = bench_run(path, out) if part == "run" else bench_workers(path, out)
-        for row in found:
-            print(json.dumps(row), flush=True)
-        rows += found
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    spent = time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return [round(value, 1) for value in spent]
