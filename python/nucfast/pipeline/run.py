@@ -251,6 +251,14 @@ class _Job:
             indices = [region.index for region in self.wanted]
             if first_look:
                 journal.drop_damaged(indices)
+                self.on_event(
+                    {
+                        "event": "slide",
+                        "slide": str(self.entry.path),
+                        "regions": len(self.wanted),
+                        "done": len(journal.finished(indices)),
+                    }
+                )
             self._run_regions(slide, layout, journal)
             if len(journal.finished(indices)) < len(indices):
                 return replace(report, status="partial") if self.config.shard else None
@@ -259,7 +267,11 @@ class _Job:
                 return replace(report, status="partial") if self.config.shard else None
             if self._fingerprint(layout) != self.fingerprint:
                 raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
-            report = self._write_results(slide, layout, journal, turn, replace(report, status="done"))
+            try:
+                report = self._write_results(slide, layout, journal, turn, replace(report, status="done"))
+            except BaseException:
+                journal.release("merge", turn)
+                raise
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
         return report
 
@@ -269,14 +281,6 @@ class _Job:
         todo = [
             region for region in self.wanted if region.index not in finished and self._in_shard(region.index)
         ]
-        self.on_event(
-            {
-                "event": "slide",
-                "slide": str(self.entry.path),
-                "regions": len(self.wanted),
-                "done": len(finished),
-            }
-        )
         claims: dict[int, int] = {}
 
         def claimed() -> Iterator[Region]:
