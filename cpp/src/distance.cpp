@@ -14,6 +14,12 @@ namespace nucfast {
 
 namespace {
 
+template <typename T>
+void append_runs(const T* row, std::ptrdiff_t cols, std::vector<std::uint8_t>&, std::vector<Run>& runs) {
+    const RunComponents found = run_components(Plane<const T>{row, 1, cols}, 4, 1);
+    runs.insert(runs.end(), found.runs.begin(), found.runs.end());
+}
+
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::ptrdiff_t kLanes = 32;
 // A search that has tried all k <= kDistanceReach is exact up to the square of kDistanceReach + 1; everything
