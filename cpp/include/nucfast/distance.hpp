@@ -16,7 +16,7 @@
 
 namespace nucfast {
 
-constexpr int kDistanceReach = 48;
+constexpr int kDistanceReach = 126;
 
 // Distance of each pixel's centre to that of the nearest pixel of another value, in pixels; 0 where `image`
 // is zero. The outside of the image is no pixel: an object at the border is as deep as if it went on. Where
