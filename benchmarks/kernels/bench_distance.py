@@ -87,7 +87,7 @@ def test_distance_in_a_mask(compare, data):
 
 @pytest.mark.parametrize("data", INPUTS)
 def test_distance_inside_labels(compare, data):
-    maps = INPUTS[data]()
+    maps = [labels.copy() for labels in INPUTS[data]()]  # edt refuses read-only arrays
     outs = [np.empty(labels.shape, np.float32) for labels in maps]
 
     def edt(threads):

@@ -24,6 +24,7 @@ using Node = std::int32_t;   // of the union-find forest
 
 constexpr std::ptrdiff_t kBits = 64;
 constexpr Word kOne = 1;
+constexpr std::ptrdiff_t kMaxCols = std::ptrdiff_t{1} << 30;
 constexpr auto kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
 // Not set to zero, so memory that stays unused costs nothing.
@@ -598,8 +599,8 @@ std::vector<Strip> label_strips(Plane<const T> image, int connectivity, int thre
     if (connectivity != 4 && connectivity != 8) {
         throw std::invalid_argument("connectivity: expected 4 or 8, got " + std::to_string(connectivity));
     }
-    if (image.cols >= kMaxInt32) {
-        throw std::length_error("image: expected fewer than 2^31 columns, got " + std::to_string(image.cols));
+    if (image.cols > kMaxCols) {
+        throw std::length_error("image: expected at most 2^30 columns, got " + std::to_string(image.cols));
     }
     std::vector<Strip> strips(static_cast<std::size_t>(threads));
     parallel_for(image.rows, threads, [&](std::ptrdiff_t first, std::ptrdiff_t last, int piece) {
