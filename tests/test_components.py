@@ -37,7 +37,7 @@ def test_equals_reference(data, dtype, connectivity):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_equals_scipy_and_skimage(density, connectivity, threads):
     rng = np.random.default_rng(0)
-    mask = rng.random((200, 333)) < density
+    mask = rng.random((601, 733)) < density  # large enough for three threads
     labels = label(mask, connectivity=connectivity, threads=threads)
     structure = np.ones((3, 3)) if connectivity == 8 else None
     assert_array_equal(labels, ndimage.label(mask, structure)[0])
