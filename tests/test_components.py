@@ -37,7 +37,7 @@ def test_equals_reference(data, dtype, connectivity):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_equals_scipy_and_skimage(density, connectivity, threads):
     rng = np.random.default_rng(0)
-    mask = rng.random((200, 333)) < density
+    mask = rng.random((601, 733)) < density  # large enough for three threads
     labels = label(mask, connectivity=connectivity, threads=threads)
     structure = np.ones((3, 3)) if connectivity == 8 else None
     assert_array_equal(labels, ndimage.label(mask, structure)[0])
@@ -56,6 +56,49 @@ def test_real_label_map(threads):
     assert_array_equal(label(values, threads=threads), expected)
     assert_array_equal(label(values.astype(np.uint16), threads=threads), expected)
     assert_array_equal(label(values > 0, threads=threads), ndimage.label(values > 0, np.ones((3, 3)))[0])
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instruction_sets_and_threads_agree(dtype, connectivity, isa):
+    rng = np.random.default_rng(3)
+    for shape in [(1, 1), (3, 64), (5, 65), (64, 128), (77, 300)]:
+        for density in (0.1, 0.5, 0.9):
+            image = np.where(rng.random(shape) < density, rng.integers(1, 3, shape), 0).astype(dtype)
+            expected = measure.label(image, connectivity=connectivity // 4, background=0)
+            for threads in (1, 2, 7):
+                assert_array_equal(label(image, connectivity=connectivity, threads=threads), expected)
+
+
+def test_numbers_follow_the_first_pixel_in_raster_order():
+    # Rows are taken in pairs: what begins in the upper one comes first, wherever it is.
+    mask = np.array([[0, 0, 0, 0, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
+    assert_array_equal(label(mask), [[0, 0, 0, 0, 1], [2, 0, 3, 0, 0], [0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_huge_label_and_labels_of_one_pixel(dtype, threads):
+    assert_array_equal(label(np.ones((200, 333), dtype), threads=threads), np.ones((200, 333)))
+    image = (np.indices((50, 130)).sum(axis=0) % 2 + 1).astype(dtype)  # a chessboard
+    expected = measure.label(image, connectivity=1, background=0)
+    assert_array_equal(label(image, connectivity=4, threads=threads), expected)
+    apart = np.zeros((50, 131), dtype)
+    apart[::2, ::2] = 1
+    expected = np.zeros(apart.shape, np.int32)
+    expected[::2, ::2] = np.arange(1, 25 * 66 + 1).reshape(25, 66)
+    assert_array_equal(label(apart, threads=threads), expected)
+
+
+def test_the_largest_ids():
+    image = np.array([[2**31 - 1, 2**31 - 2], [2**31 - 2, 2**31 - 1], [-(2**31), 0]], np.int32)
+    assert_array_equal(label(image), [[1, 2], [2, 1], [3, 0]])
+
+
+def test_rows_have_a_limit():
+    # No memory is touched: the check comes first.
+    with pytest.raises(ValueError, match=r"image: expected at most 2\^30 columns, got 1073741825"):
+        label(np.empty((0, 2**30 + 1), bool))
 
 
 def test_touching_values_stay_apart_and_parts_are_numbered():

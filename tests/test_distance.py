@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
 from PIL import Image
 from scipy import ndimage
+from skimage import measure
 
 import reference
 from nucfast.ops.distance import distance_transform
@@ -40,17 +41,57 @@ def test_objects_larger_than_the_search_reach(shape, zeros, threads):
     assert_array_equal(distance_transform(mask, threads=threads), scipy_distance(mask))
 
 
-@pytest.mark.parametrize("radius", [46, 47, 48, 49, 50, 51])
-def test_discs_about_the_search_reach(radius):
-    row, col = np.ogrid[:120, :130]
-    mask = (row - 60) ** 2 + (col - 64) ** 2 < radius**2
+@pytest.mark.parametrize("radius", [31, 124, 125, 126, 127, 128])
+def test_discs_about_the_search_reach(radius, isa):
+    row, col = np.ogrid[:270, :290]
+    mask = (row - 135) ** 2 + (col - 140) ** 2 < radius**2
     assert_array_equal(distance_transform(mask), scipy_distance(mask))
 
 
+def test_a_large_object_among_small_ones(isa):
+    rng = np.random.default_rng(1)
+    labels = measure.label(rng.random((700, 600)) < 0.55, connectivity=1).astype(np.int32)
+    labels[150:560, 120:500] = labels.max() + 1
+    labels[151:559:90, 130:490:80] = labels.max() + 1
+    expected = ndimage.distance_transform_edt(labels > 0).astype(np.float32)
+    assert expected.max() > 40
+    assert_array_equal(distance_transform(labels > 0, threads=3), expected)
+    big = labels == labels[200, 200]
+    assert_array_equal(distance_transform(labels, threads=3)[big], scipy_distance(big)[big])
+    solid = np.ones((400, 420), np.int32)
+    solid[7, 9] = 0
+    assert_array_equal(distance_transform(solid), scipy_distance(solid > 0))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int32])
+def test_instruction_sets_and_threads_agree(dtype, isa):
+    rng = np.random.default_rng(2)
+    for shape in [(1, 1), (1, 31), (64, 32), (65, 33), (129, 331)]:
+        for density in (0.3, 0.9, 0.999):
+            image = (rng.integers(1, 3, shape) * (rng.random(shape) < density)).astype(dtype)
+            expected = reference.distance_transform(image) if image.size < 4000 else None
+            for threads in (1, 2, 5):
+                actual = distance_transform(image, threads=threads)
+                expected = actual if expected is None else expected
+                assert_array_equal(actual, expected)
+
+
+def test_every_pixel_another_label():
+    labels = np.arange(1, 36 * 50 + 1, dtype=np.int32).reshape(36, 50)
+    labels[3, 4] = np.iinfo(np.int32).max
+    assert_array_equal(distance_transform(labels), np.ones(labels.shape))
+
+
+def test_sides_have_a_limit():
+    # No memory is touched: the check comes first.
+    with pytest.raises(ValueError, match="image: expected sides up to 16777216, got"):
+        distance_transform(np.empty((0, 2**24 + 1), bool))
+
+
 def test_labels_end_where_another_label_begins():
-    labels = np.zeros((240, 260), np.int32)
-    labels[5:230, 3:140] = 1  # deeper than the search reach
-    labels[5:230, 140:255] = 2
+    labels = np.zeros((640, 660), np.int32)
+    labels[5:630, 3:340] = 1  # deeper than the search reach
+    labels[5:630, 340:655] = 2
     labels[60:70, 60:70] = 3
     expected = sum(np.where(labels == i, scipy_distance(labels == i), 0) for i in (1, 2, 3))
     assert_array_equal(distance_transform(labels), expected)

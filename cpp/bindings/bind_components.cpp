@@ -1,5 +1,6 @@
 #include "arrays.hpp"
 #include "nucfast/components.hpp"
+#include "nucfast/parallel.hpp"
 
 namespace nucfast::bindings {
 
@@ -12,7 +13,7 @@ Label label(const py::array& image, py::array& labels, int connectivity, int thr
     const auto values = read<T>(image, "image");
     const auto out = write<Label>(labels, "out", shape_of(image));
     const py::gil_scoped_release unlock;
-    return label_components(values, connectivity, threads, out);
+    return label_components(values, connectivity, useful_threads(values.size(), threads), out);
 }
 
 }  // namespace

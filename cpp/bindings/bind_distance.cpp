@@ -1,5 +1,6 @@
 #include "arrays.hpp"
 #include "nucfast/distance.hpp"
+#include "nucfast/parallel.hpp"
 
 namespace nucfast::bindings {
 
@@ -16,7 +17,7 @@ void transform(const py::array& image, py::array& distances, int threads) {
         throw py::value_error("image: expected sides up to 16777216, got " + to_string(shape_of(image)));
     }
     const py::gil_scoped_release unlock;
-    distance_transform(values, threads, out);
+    distance_transform(values, useful_threads(values.size(), threads), out);
 }
 
 }  // namespace

@@ -22,10 +22,10 @@ std::vector<float> distances_of(const std::vector<Label>& image, std::ptrdiff_t 
 }  // namespace
 
 TEST(distance_is_exact_inside_and_beyond_the_search_reach) {
-    const std::ptrdiff_t rows = 90;
-    const std::ptrdiff_t cols = 151;
+    const std::ptrdiff_t rows = 190;
+    const std::ptrdiff_t cols = 351;
     std::vector<Label> image(static_cast<std::size_t>(rows * cols), 1);
-    const std::vector<std::ptrdiff_t> others{3 * cols + 2, 40 * cols + 149, 88 * cols + 20};
+    const std::vector<std::ptrdiff_t> others{3 * cols + 2, 140 * cols + 349, 188 * cols + 20};
     image[others[0]] = 0;
     image[others[1]] = 2;
     image[others[2]] = 0;
@@ -39,6 +39,24 @@ TEST(distance_is_exact_inside_and_beyond_the_search_reach) {
             }
             CHECK(std::abs(actual[i] - nearest) < 1e-4);
         }
+    }
+}
+
+TEST(distance_does_not_depend_on_the_instruction_set_or_threads) {
+    const std::ptrdiff_t cols = 203;
+    std::vector<Label> image(171 * static_cast<std::size_t>(cols));
+    std::uint32_t state = 3;
+    for (const std::uint32_t one_in : {2U, 40U, 20000U}) {
+        for (auto& pixel : image) {
+            state = state * 1664525U + 1013904223U;
+            pixel = (state >> 8) % one_in == 0 ? static_cast<Label>(state >> 30) : 2;
+        }
+        std::vector<std::vector<float>> found;
+        testing::for_each_isa([&] {
+            found.push_back(distances_of(image, cols));
+            found.push_back(distances_of(image, cols, 3));
+        });
+        for (const auto& distances : found) CHECK(distances == found.front());
     }
 }
 

@@ -7,6 +7,7 @@
 // A fork leaves the workers behind; the child grows its own.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 
@@ -18,5 +19,10 @@ namespace nucfast {
 // piece is rethrown when all pieces have ended; the first piece's, if several throw.
 void parallel_for(std::ptrdiff_t count, int threads,
                   const std::function<void(std::ptrdiff_t begin, std::ptrdiff_t end, int piece)>& body);
+
+// How many of `threads` pay for a pass over an image: waking one costs as much as some 10^5 pixels.
+inline int useful_threads(std::ptrdiff_t pixels, int threads) {
+    return static_cast<int>(std::clamp<std::ptrdiff_t>(pixels >> 17, 1, threads));
+}
 
 }  // namespace nucfast

@@ -26,7 +26,7 @@ def label(
         image: (H, W) bool, uint8, uint16 or int32; zero is background.
         connectivity: 8 if pixels that share a corner are connected, 4 if they must share an edge.
         out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array.
-        threads: how many threads to use; the result is the same for any number.
+        threads: how many threads to use at most, fewer for small images; the result does not depend on it.
 
     Returns:
         (H, W) int32: 0 for background, 1..n in raster order of each component's first pixel, which is the
@@ -34,7 +34,8 @@ def label(
 
     Raises:
         TypeError: ``image`` or ``out`` has another dtype; nothing is cast silently.
-        ValueError: shapes differ, or ``connectivity`` or ``threads`` is out of range.
+        ValueError: shapes differ, ``connectivity`` or ``threads`` is out of range, or there are more than
+            2^30 columns or 2^31 - 1 components. The number of pixels has no limit.
 
     He, Chao, Suzuki: A run-based two-scan labeling algorithm. IEEE Trans. Image Processing 17(5), 2008.
     """

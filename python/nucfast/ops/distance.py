@@ -24,7 +24,7 @@ def distance_transform(
     Args:
         image: (H, W) bool or int32, sides up to 2^24 pixels; zero is background.
         out: (H, W) float32, C-contiguous, to be filled and returned instead of a new array.
-        threads: how many threads to use; the result is the same for any number.
+        threads: how many threads to use at most, fewer for small images; the result does not depend on it.
 
     Returns:
         (H, W) float32: the distance in pixels between the centres of a pixel and of the nearest pixel of
