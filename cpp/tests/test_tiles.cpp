@@ -14,7 +14,7 @@ TEST(tiles_cut_and_put_back) {
     const std::int32_t far = std::numeric_limits<std::int32_t>::min();
     const std::int32_t origins[] = {-1, -1, 0, 1, far, far, 5, 0};
     std::vector<std::uint8_t> tiles(4 * 9);
-    tile({image.data(), 2, 3, 1}, origins, 9, {tiles.data(), 4, 3, 1});
+    tile({image.data(), 2, 3, 1}, origins, 9, {tiles.data(), 4, 3, 1}, 1);
     CHECK((std::vector<std::uint8_t>(tiles.begin(), tiles.begin() + 18) ==
            std::vector<std::uint8_t>{9, 9, 9, 9, 1, 2, 9, 4, 5, 2, 3, 9, 5, 6, 9, 9, 9, 9}));
     CHECK(std::vector<std::uint8_t>(tiles.begin() + 18, tiles.end()) == std::vector<std::uint8_t>(18, 9));
@@ -29,7 +29,7 @@ TEST(tiles_blend_weighs) {
     const std::int32_t origins[] = {0, 0, 0, 0};
     const float window = 0.25F;
     std::vector<float> out = {-1, -1};
-    blend<float>({tiles.data(), 2, 1, 1}, origins, {&window, 1, 1}, {out.data(), 1, 2, 1});
+    blend<float>({tiles.data(), 2, 1, 1}, origins, {&window, 1, 1}, {out.data(), 1, 2, 1}, 1);
     CHECK((out == std::vector<float>{15, 0}));
 }
 
