@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from harness import Bar, Peer
 from inputs import dense_image
-
 from nucfast import ops
 
 SIDE_PX, SIZE_PX, OVERLAP_PX = 4096, 512, 64

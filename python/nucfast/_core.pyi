@@ -53,6 +53,18 @@ def rasterize(
     out: NDArray[np.int32],
 ) -> None: ...
 
+# stain
+def fit_stains(image: NDArray[np.uint8], threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def normalize_stain(
+    image: NDArray[np.uint8],
+    source_vectors: NDArray[np.float64],
+    source_strengths: NDArray[np.float64],
+    target_vectors: NDArray[np.float64],
+    target_strengths: NDArray[np.float64],
+    out: NDArray[np.uint8],
+    threads: int,
+) -> None: ...
+
 # tiles
 def blend(
     tiles: NDArray[Any],
