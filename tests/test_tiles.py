@@ -98,22 +98,31 @@ def test_beyond_two_to_the_31_pixels():
     assert image[-1, -1] == 7
 
 
+BLENDED: dict[type, np.ndarray] = {}  # what the first instruction set gave
+
+
 def test_same_for_any_threads_and_instruction_set(isa):
     """Large enough for stores past the cache; rows of odd length, so that none is aligned."""
-    image = noise((1201, 907, 3))
-    origins = as_origins([(r, c) for r in (-5, 300, 300, 911) for c in (-9, 200, 611)])
-    tiles = tile(image, origins, size_px=333)
-    assert_array_equal(tiles, reference.tile(image, origins, size_px=333, fill=255))
-    assert_array_equal(tile(image, origins, size_px=333, threads=3), tiles)
-    window = np.random.default_rng(0).random((333, 333), dtype=np.float32)
-    for values in (tiles, tiles.astype(np.float32)):
-        blended = blend(values, origins, shape=(1201, 907), window=window)
-        assert_allclose(blended, reference.blend(tiles, origins, shape=(1201, 907), window=window), rtol=1e-5)
-        assert_array_equal(blend(values, origins, shape=(1201, 907), window=window, threads=3), blended)
-        assert_array_equal(blended, BLENDED.setdefault("baseline", blended))
+    image, size_px, pad = noise((1201, 907, 3)), 333, 10
+    origins = as_origins([(r, c) for r in (-5, 300, 300, 868) for c in (-9, 200, 574)])
+    tiles = tile(image, origins, size_px=size_px, fill=9)
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), constant_values=9)
+    total, weight = np.zeros(padded.shape), np.zeros((*padded.shape[:2], 1))
+    window = np.random.default_rng(0).random((size_px, size_px), dtype=np.float32)
+    for cut, (row, col) in zip(tiles, origins + pad, strict=True):
+        place = np.s_[row : row + size_px, col : col + size_px]
+        assert_array_equal(cut, padded[place])
+        total[place] += window[..., None] * cut
+        weight[place] += window[..., None]
+    assert_array_equal(tile(image, origins, size_px=size_px, fill=9, threads=3), tiles)
 
-
-BLENDED: dict[str, np.ndarray] = {}  # what the first instruction set gave
+    expected = (total / np.where(weight > 0, weight, 1))[pad:-pad, pad:-pad]
+    for dtype in (np.uint8, np.float32):
+        values = tiles.astype(dtype)
+        blended = blend(values, origins, shape=image.shape[:2], window=window)
+        assert_allclose(blended, expected, rtol=1e-5)
+        assert_array_equal(blend(values, origins, shape=image.shape[:2], window=window, threads=3), blended)
+        assert_array_equal(blended, BLENDED.setdefault(dtype, blended))
 
 
 def test_bad_arguments():
