@@ -196,7 +196,7 @@ void flood(Plane<const T> elevation, const std::int32_t* begin, const std::int32
 // small enough to stay in cache.
 struct Batches {
     std::vector<std::int32_t> of_part;   // (parts + 1) entry 0 is unused
-    std::vector<std::int64_t> begin_px;  // (batches) pixels in the batches before
+    std::vector<std::int64_t> begin_px;  // (batches + 1) pixels in the batches before
 };
 
 Batches make_batches(const RunComponents& parts, std::int64_t target_px) {
@@ -207,10 +207,11 @@ Batches make_batches(const RunComponents& parts, std::int64_t target_px) {
     Batches batches{std::vector<std::int32_t>(area.size(), 0), {0}};
     std::int64_t pixels = 0;
     for (std::size_t part = 1; part < area.size(); ++part) {
-        if (pixels - batches.begin_px.back() >= target_px) batches.begin_px.push_back(pixels);
         batches.of_part[part] = static_cast<std::int32_t>(batches.begin_px.size()) - 1;
         pixels += area[part];
+        if (pixels - batches.begin_px.back() >= target_px) batches.begin_px.push_back(pixels);
     }
+    batches.begin_px.push_back(pixels);
     return batches;
 }
 
@@ -232,7 +233,7 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<const Lab
 
     const RunComponents parts = run_components(mask, 4, threads);
     const Batches batches = make_batches(parts, sizeof(T) == 1 ? 1 << 16 : 1 << 20);
-    const std::size_t count = batches.begin_px.size();
+    const std::size_t count = batches.begin_px.size() - 1;
     // Sources by batch, those of one batch in raster order: a counting sort, each thread with its own rows.
     struct Piece {
         std::vector<std::int32_t> pixels;
@@ -274,12 +275,14 @@ void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<const Lab
         }
     }
 
-    const std::int64_t mask_px = batches.begin_px.back();  // all but the last batch: near enough to share out
+    // A batch goes to the thread in whose share of the pixels its middle lies.
+    const std::int64_t shared_px = std::max<std::int64_t>(batches.begin_px.back(), 1);
     parallel_for(threads, threads, [&](std::ptrdiff_t first, std::ptrdiff_t last, int) {
         LevelQueue queue(std::size_t{std::numeric_limits<T>::max()} + 1);
         const Divider row_of(static_cast<std::int32_t>(cols));
         for (std::size_t batch = 0; batch < count; ++batch) {
-            const std::ptrdiff_t owner = mask_px == 0 ? 0 : batches.begin_px[batch] * threads / (mask_px + 1);
+            const std::int64_t middle = (batches.begin_px[batch] + batches.begin_px[batch + 1]) / 2;
+            const std::int64_t owner = std::min<std::int64_t>(middle * threads / shared_px, threads - 1);
             if (owner < first || owner >= last) continue;
             flood(elevation, sources.data() + begin[batch], sources.data() + begin[batch + 1], row_of, queue,
                   labels);
