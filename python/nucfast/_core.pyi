@@ -73,3 +73,14 @@ def split_instances(height: NDArray[Any], mask: NDArray[Any], min_rise: int, out
 def watershed(
     elevation: NDArray[Any], mask: NDArray[Any], markers: NDArray[Any], out: NDArray[Any], threads: int
 ) -> None: ...
+
+# hover_net
+def hover_net_labels(
+    nucleus_probability: NDArray[Any],
+    hv_map: NDArray[Any],
+    nucleus_threshold: float,
+    edge_threshold: float,
+    min_px: int,
+    threads: int,
+    out: NDArray[Any],
+) -> int: ...

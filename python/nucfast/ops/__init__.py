@@ -3,6 +3,7 @@
 from nucfast.ops.components import label
 from nucfast.ops.contours import Rings, contours
 from nucfast.ops.distance import distance_transform
+from nucfast.ops.hover_net import hover_net_labels
 from nucfast.ops.overlap import Matches, Overlaps, match, overlaps
 from nucfast.ops.properties import region_properties
 from nucfast.ops.rasterize import rasterize
@@ -18,6 +19,7 @@ __all__ = [
     "contours",
     "distance_transform",
     "find_seeds",
+    "hover_net_labels",
     "label",
     "match",
     "overlaps",
