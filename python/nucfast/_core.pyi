@@ -9,12 +9,23 @@ from numpy.typing import NDArray
 def set_isa(limit: str | None) -> str: ...
 
 # overlap
+def instance_sums(
+    true_id: NDArray[np.int64],
+    pred_id: NDArray[np.int64],
+    count: NDArray[np.int64],
+    iou: NDArray[np.float64],
+    true_ids: NDArray[np.int64],
+    true_areas: NDArray[np.int64],
+    pred_ids: NDArray[np.int64],
+    pred_areas: NDArray[np.int64],
+    thresholds: list[float],
+) -> tuple[int, float, list[int], float, int, int, int, int]: ...
 def match_pairs(
     true_id: NDArray[np.int64], pred_id: NDArray[np.int64], weight: NDArray[np.float64]
 ) -> NDArray[np.int64]: ...
 def match_points(true: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.int64]: ...
 def overlaps(
-    true: NDArray[np.int32], pred: NDArray[np.int32]
+    true: NDArray[np.int32], pred: NDArray[np.int32], threads: int
 ) -> tuple[
     NDArray[np.int64],
     NDArray[np.int64],
