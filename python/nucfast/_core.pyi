@@ -41,7 +41,7 @@ def overlaps(
 
 # contours
 def contours(
-    labels: NDArray[np.int32], midpoints: bool
+    labels: NDArray[np.int32], midpoints: bool, threads: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]: ...
 
 # properties
