@@ -45,7 +45,9 @@ def contours(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]: ...
 
 # properties
-def intensity_sums(labels: NDArray[np.int32], intensity: NDArray[Any], sums: NDArray[np.float64]) -> None: ...
+def intensity_sums(
+    labels: NDArray[np.int32], intensity: NDArray[Any], pixels: NDArray[np.int64], sums: NDArray[np.float64]
+) -> None: ...
 def region_properties(
     labels: NDArray[np.int32],
     area: NDArray[np.int64],
@@ -78,6 +80,15 @@ def label_components(image: NDArray[Any], out: NDArray[Any], connectivity: int, 
 def distance_transform(image: NDArray[Any], out: NDArray[Any], threads: int) -> None: ...
 
 # split
+def find_nuclei(
+    probability: NDArray[Any],
+    height: NDArray[Any],
+    threshold: int,
+    min_rise: int,
+    peak_share: float,
+    max_hole_px: float,
+    out: NDArray[Any],
+) -> int: ...
 def split_instances(height: NDArray[Any], mask: NDArray[Any], min_rise: int, out: NDArray[Any]) -> int: ...
 
 # watershed

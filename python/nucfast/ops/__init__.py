@@ -5,9 +5,9 @@ from nucfast.ops.contours import Rings, contours
 from nucfast.ops.distance import distance_transform
 from nucfast.ops.hover_net import hover_net_labels
 from nucfast.ops.overlap import Matches, Overlaps, match, overlaps
-from nucfast.ops.properties import region_properties
+from nucfast.ops.properties import mean_intensity, region_properties
 from nucfast.ops.rasterize import rasterize
-from nucfast.ops.split import split_instances
+from nucfast.ops.split import find_nuclei, split_instances
 from nucfast.ops.tiles import blend, stitch, tile
 from nucfast.ops.watershed import find_seeds, watershed
 
@@ -18,10 +18,12 @@ __all__ = [
     "blend",
     "contours",
     "distance_transform",
+    "find_nuclei",
     "find_seeds",
     "hover_net_labels",
     "label",
     "match",
+    "mean_intensity",
     "overlaps",
     "rasterize",
     "region_properties",
