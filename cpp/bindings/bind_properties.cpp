@@ -15,7 +15,8 @@ T* write_column(py::array& array, const char* name, const Shape& shape) {
 }
 
 template <typename T>
-void add_intensity(Plane<const Label> labels, const py::array& intensity, py::array& pixels, py::array& sums) {
+void add_intensity(Plane<const Label> labels, const py::array& intensity, py::array& pixels,
+                   py::array& sums) {
     const auto image = read_image<T>(intensity, "intensity");
     if (image.rows != labels.rows || image.cols != labels.cols) {
         throw py::value_error("intensity: expected the sides of labels, " +
@@ -60,8 +61,7 @@ void bind_properties(py::module_& m) {
             throw py::type_error("intensity: expected uint8 or float32, got " +
                                  py::str(intensity.dtype()).cast<std::string>());
         },
-        "labels"_a.noconvert(), "intensity"_a.noconvert(), "pixels"_a.noconvert(),
-        "sums"_a.noconvert());
+        "labels"_a.noconvert(), "intensity"_a.noconvert(), "pixels"_a.noconvert(), "sums"_a.noconvert());
 }
 
 }  // namespace nucfast::bindings

@@ -35,8 +35,8 @@ void bind_watershed(py::module_& m) {
             throw py::type_error("elevation: expected uint8 or uint16, got " +
                                  py::str(dtype).cast<std::string>());
         },
-        "elevation"_a.noconvert(), "mask"_a.noconvert(), "markers"_a.noconvert(),
-        "out"_a.noconvert(), "threads"_a);
+        "elevation"_a.noconvert(), "mask"_a.noconvert(), "markers"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a);
 }
 
 }  // namespace nucfast::bindings

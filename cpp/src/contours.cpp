@@ -131,11 +131,13 @@ Rings contours(Plane<const Label> labels, RingStyle style, int threads) {
                      for (std::ptrdiff_t i = first; i < last; ++i) {
                          const auto begin = static_cast<std::int64_t>(points.size());
                          walker.walk(parts[i], style, points);
-                         found[i] = {parts[i].label, piece, begin, static_cast<std::int64_t>(points.size()) - begin};
+                         found[i] = {parts[i].label, piece, begin,
+                                     static_cast<std::int64_t>(points.size()) - begin};
                      }
                  });
 
-    std::stable_sort(found.begin(), found.end(), [](const Ring& a, const Ring& b) { return a.label < b.label; });
+    std::stable_sort(found.begin(), found.end(),
+                     [](const Ring& a, const Ring& b) { return a.label < b.label; });
     Rings rings;
     rings.labels.reserve(found.size());
     rings.offsets.reserve(found.size() + 1);

@@ -85,13 +85,14 @@ NUCFAST_INLINE void filter_row_body(const float* row, std::ptrdiff_t cols, const
         float sum[kLanes] = {};
         for (int k = 0; k < kTaps; ++k) {
             const float tap = taps[k];
-            for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane) sum[lane] += row[c + lane + k - kReach] * tap;
+            for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane)
+                sum[lane] += row[c + lane + k - kReach] * tap;
         }
         for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane) out[c + lane] = sum[lane];
     }
 }
-NUCFAST_VARIANTS(void, filter_row,
-                 (const float* row, std::ptrdiff_t cols, const Taps& taps, float* out), (row, cols, taps, out))
+NUCFAST_VARIANTS(void, filter_row, (const float* row, std::ptrdiff_t cols, const Taps& taps, float* out),
+                 (row, cols, taps, out))
 
 // Ranges of the values at even and at odd places.
 std::array<Range, 2> ranges_of(const float* values, std::ptrdiff_t count) {
@@ -123,7 +124,8 @@ bool all_finite(const float* values, std::ptrdiff_t count) {
 template <typename T>
 class Scratch {
   public:
-    Scratch(std::ptrdiff_t rows, std::ptrdiff_t cols) : data_(new T[rows * cols]), plane{data_.get(), rows, cols} {}
+    Scratch(std::ptrdiff_t rows, std::ptrdiff_t cols)
+        : data_(new T[rows * cols]), plane{data_.get(), rows, cols} {}
 
   private:
     std::unique_ptr<T[]> data_;
@@ -177,7 +179,8 @@ void fill_holes(Mask mask, Mask scratch, int threads) {
     paint(parts, hole, 1, mask);
 }
 
-// The disc: rows of 1, 5, 5, 5 and 1 pixels. Erodes if `erode`, else dilates; beyond the border nothing counts.
+// The disc: rows of 1, 5, 5, 5 and 1 pixels. Erodes if `erode`, else dilates; beyond the border nothing
+// counts.
 void with_disc(Plane<const std::uint8_t> in, bool erode, int threads, Mask out) {
     const std::ptrdiff_t cols = in.cols;
     const auto flip = static_cast<std::uint8_t>(erode ? 1 : 0);  // eroding is dilating the rest
@@ -279,8 +282,8 @@ std::array<Range, 2> differentiate(Image<const float> hv, int threads, Plane<flo
 
 }  // namespace
 
-Label hover_net_labels(Plane<const float> probability, Image<const float> hv, const HoverNetSettings& settings,
-                       int threads, Plane<Label> labels) {
+Label hover_net_labels(Plane<const float> probability, Image<const float> hv,
+                       const HoverNetSettings& settings, int threads, Plane<Label> labels) {
     if (labels.size() > std::numeric_limits<std::int32_t>::max()) {
         throw std::length_error("probability: expected fewer than 2^31 pixels, got " +
                                 std::to_string(labels.size()));
@@ -299,8 +302,8 @@ Label hover_net_labels(Plane<const float> probability, Image<const float> hv, co
     }
     remove_small_parts(blobs.plane, settings.min_px, threads);
 
-    // Flatness is 1 - edge strength, 0 outside the blobs. A constant map counts as steep everywhere, since each
-    // of its derivatives is the lowest.
+    // Flatness is 1 - edge strength, 0 outside the blobs. A constant map counts as steep everywhere, since
+    // each of its derivatives is the lowest.
     const auto scale = [](const Range& range) {
         return range.high > range.low ? 1.0F / (range.high - range.low) : 0.0F;
     };
@@ -315,8 +318,8 @@ Label hover_net_labels(Plane<const float> probability, Image<const float> hv, co
             const float least = h < v ? h : v;
             const std::uint8_t inside = blobs.plane.data[i];
             flat[i] = inside != 0 ? least : 0.0F;
-            seeds.plane.data[i] =
-                static_cast<std::uint8_t>(inside & static_cast<std::uint8_t>(1.0F - least < settings.edge_threshold));
+            seeds.plane.data[i] = static_cast<std::uint8_t>(
+                inside & static_cast<std::uint8_t>(1.0F - least < settings.edge_threshold));
         }
     });
     fill_holes(seeds.plane, scratch.plane, threads);
@@ -339,7 +342,8 @@ Label hover_net_labels(Plane<const float> probability, Image<const float> hv, co
             std::uint8_t* const level = energy.row(r);
             for (std::ptrdiff_t c = 0; c < cols; ++c) {
                 const float flat = column[c - 1] + 2 * column[c] + column[c + 1];  // 0..16
-                level[c] = static_cast<std::uint8_t>(static_cast<std::int32_t>(255.5F - flat * (255.0F / 16)));
+                level[c] =
+                    static_cast<std::uint8_t>(static_cast<std::int32_t>(255.5F - flat * (255.0F / 16)));
             }
         }
     });

@@ -40,12 +40,13 @@ struct Shared {
 };
 
 // Sums per pair, in the order in which pairs were first seen, so that those of a few image rows lie together.
-// A pair is found by linear probing in a table of places, at most half full; but first where the pair was that
-// an earlier row had in these columns.
+// A pair is found by linear probing in a table of places, at most half full; but first where the pair was
+// that an earlier row had in these columns.
 class PairTable {
   public:
     explicit PairTable(std::ptrdiff_t cols)
-        : places_(std::size_t{1} << (64 - shift_), kFree), recent_(static_cast<std::size_t>(cols / 4 + 1), 0) {
+        : places_(std::size_t{1} << (64 - shift_), kFree),
+          recent_(static_cast<std::size_t>(cols / 4 + 1), 0) {
         pairs_.push_back({~Key{0}, 0, 0, 0});  // no pair, for `recent_` to start from: ids end at 2^31 - 1
     }
 
@@ -452,7 +453,8 @@ InstanceSums instance_sums(const ScoredPairs& pairs, const Areas& truth, const A
     const auto area_of = [](const Areas& of, std::int64_t id) {
         return std::lower_bound(of.ids, of.ids + of.count, id) - of.ids;
     };
-    const auto aggregate = [&](const std::vector<std::int64_t>& picked, std::int64_t& shared, std::int64_t& either) {
+    const auto aggregate = [&](const std::vector<std::int64_t>& picked, std::int64_t& shared,
+                               std::int64_t& either) {
         std::vector<char> taken(static_cast<std::size_t>(pred.count), 0);
         for (std::ptrdiff_t i = 0; i < truth.count; ++i) either += truth.areas[i];
         for (std::ptrdiff_t i = 0; i < pred.count; ++i) either += pred.areas[i];

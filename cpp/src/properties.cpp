@@ -272,7 +272,8 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
 }
 
 template <typename T>
-void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels, Plane<double> sums) {
+void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels,
+                    Plane<double> sums) {
     const std::ptrdiff_t channels = intensity.channels;
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
         const T* row = intensity.row(r);

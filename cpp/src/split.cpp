@@ -56,8 +56,9 @@ void for_each_run(const MaskRuns& mask, const Body& body) {
 constexpr int kCodes = 9;
 constexpr std::int16_t kMaskedOut = -256;
 
-NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here, const std::int16_t* below,
-                                      std::ptrdiff_t count, std::int16_t* highest) {
+NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here,
+                                      const std::int16_t* below, std::ptrdiff_t count,
+                                      std::int16_t* highest) {
     for (std::ptrdiff_t c = 0; c < count; ++c) {
         const std::int16_t* const rows[] = {above + c - 1, here + c - 1, below + c - 1};
         std::int16_t best = kMaskedOut;
@@ -103,8 +104,8 @@ void climb(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<Label> 
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
             const Run run = mask.runs[i];
             const std::ptrdiff_t at = 1 + run.begin;
-            find_highest(rows[(r + 2) % 3].data() + at, rows[r % 3].data() + at, rows[(r + 1) % 3].data() + at,
-                         run.end - run.begin, highest.data());
+            find_highest(rows[(r + 2) % 3].data() + at, rows[r % 3].data() + at,
+                         rows[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
             for (auto c = run.begin; c < run.end; ++c) {
                 out[c] = first + c + offset[highest[c - run.begin] & 15];
             }
@@ -350,8 +351,8 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
                       Plane<Label> nuclei) {
     expect_size(nuclei, "height");
     if (nuclei.size() == 0) return 0;
-    return split_mask(height, {reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols}, min_rise,
-                      nuclei);
+    return split_mask(height, {reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols},
+                      min_rise, nuclei);
 }
 
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,

@@ -112,7 +112,8 @@ class Divider {
 // Mask that is not reached yet holds -1 - elevation: one look tells whether a neighbour is to be flooded and
 // at what level. Throws at a negative marker.
 template <typename T>
-void prepare(const T* elevation, const bool* mask, const Label* markers, std::ptrdiff_t count, Label* labels) {
+void prepare(const T* elevation, const bool* mask, const Label* markers, std::ptrdiff_t count,
+             Label* labels) {
     const auto* inside = reinterpret_cast<const std::uint8_t*>(mask);  // NumPy's bool may hold any byte
     Label lowest = 0;
     for (std::ptrdiff_t i = 0; i < count; ++i) {
@@ -126,8 +127,8 @@ void prepare(const T* elevation, const bool* mask, const Label* markers, std::pt
     }
 }
 
-// Calls `found(col)` for the marker pixels of row `r` that have something to flood. The others would leave the
-// queue without effect.
+// Calls `found(col)` for the marker pixels of row `r` that have something to flood. The others would leave
+// the queue without effect.
 template <typename Found>
 void for_each_source(Plane<const Label> labels, std::ptrdiff_t r, std::vector<std::uint8_t>& scratch,
                      const Found& found) {
@@ -158,8 +159,8 @@ void for_each_source(Plane<const Label> labels, std::ptrdiff_t r, std::vector<st
 
 // Floods from the given marker pixels, which come in raster order.
 template <typename T>
-void flood(Plane<const T> elevation, const std::int32_t* begin, const std::int32_t* end, const Divider& row_of,
-           LevelQueue& queue, Plane<Label> labels) {
+void flood(Plane<const T> elevation, const std::int32_t* begin, const std::int32_t* end,
+           const Divider& row_of, LevelQueue& queue, Plane<Label> labels) {
     constexpr std::size_t levels = std::size_t{std::numeric_limits<T>::max()} + 1;
     Label* const value = labels.data;
     const auto cols = static_cast<std::int32_t>(labels.cols);

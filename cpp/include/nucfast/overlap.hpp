@@ -1,10 +1,11 @@
 // What two label maps of one image share, and which nucleus of one is which of the other.
 //
 // Counting: both maps are walked together, row by row, by runs of equal (true, pred) pairs; run borders are
-// found by a branch-free comparison of neighbours that compilers vectorise. Each run is added to its pair, which
-// most often is the one that the row above has in these columns, and else is found in an open-addressing hash
-// table. So cost and memory follow pixels + runs and pairs: there is no dense (true x pred) matrix, and ids need
-// not be contiguous. Threads take strips of rows; their sums are whole numbers, so adding them up is exact.
+// found by a branch-free comparison of neighbours that compilers vectorise. Each run is added to its pair,
+// which most often is the one that the row above has in these columns, and else is found in an
+// open-addressing hash table. So cost and memory follow pixels + runs and pairs: there is no dense (true x
+// pred) matrix, and ids need not be contiguous. Threads take strips of rows; their sums are whole numbers, so
+// adding them up is exact.
 //
 // Matching: minimum-cost assignment by successive shortest augmenting paths with dual potentials (Jonker and
 // Volgenant, Computing 38, 1987; the sparse form with a heap: Carraresi and Sodini, EJOR 23, 1986). A path

@@ -7,8 +7,9 @@
 // approach to segmentation, 1993; Barnes, Lehman, Mulla: Priority-flood, 2014).
 //
 // Elevations are small integers, so the queue is a list per level and each pixel costs a constant. Connected
-// parts of the mask cannot influence each other: they are flooded in batches of neighbouring parts, so that the
-// pixels stay in cache, and threads take batches. Marker pixels without anything to flood are never queued.
+// parts of the mask cannot influence each other: they are flooded in batches of neighbouring parts, so that
+// the pixels stay in cache, and threads take batches. Marker pixels without anything to flood are never
+// queued.
 #pragma once
 
 #include <cstdint>

@@ -23,9 +23,9 @@ def hover_net_labels(
     Blobs of high probability are split along the steep falls of the two distance maps: Sobel operators of
     21 x 21 px give the strength of edges between nuclei, weak ones make markers, and a watershed grows these
     over the edge strength. The steps are those of the paper's published code (in ``hover_net.hpp`` one by
-    one), except that the watershed floods 256 levels instead of floats and settles ties as ``watershed`` does,
-    and that filters work in single precision. So a pixel whose way from two markers is equally steep to
-    1/256 may go to the other of the two nuclei.
+    one), except that the watershed floods 256 levels instead of floats and settles ties as ``watershed``
+    does, and that filters work in single precision. So pixels whose ways from two markers are equally steep
+    to 1/256 may go to the other of the two nuclei.
 
     Derivatives are scaled by their extremes over the whole image: the result of a crop differs a little from
     the crop of the result.

@@ -105,8 +105,8 @@ class InstanceSums:
         good_iou: the sum of their IoUs.
         matched: by threshold, the pairs of ``match_overlaps(found, iou_threshold=0.5)`` that reach it.
         matched_iou: the sum of the IoUs of that matching.
-        best_shared: pixels that overlapped true nuclei share with the predicted one of highest IoU each (ties:
-            the larger overlap, then the smaller id), which several may take.
+        best_shared: pixels that each overlapped true nucleus shares with the predicted one of highest IoU
+            (ties: the larger overlap, then the smaller id), which several may take.
         best_union: pixels of the unions of these pairs and of all nuclei left over.
         one_to_one_shared: pixels shared by the pairs of the one-to-one matching with the largest sum of IoUs.
         one_to_one_union: pixels of their unions and of all nuclei left over.

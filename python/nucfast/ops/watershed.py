@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,9 +83,7 @@ def watershed(
     """
     if threads < 1:
         raise ValueError(f"threads: expected 1 or more, got {threads}")
-    elevation = np.ascontiguousarray(elevation)
-    labels = np.empty(elevation.shape, np.int32) if out is None else out
-    _core.watershed(
-        elevation, np.ascontiguousarray(mask), np.ascontiguousarray(markers), labels, int(threads)
-    )
+    levels: NDArray[Any] = np.ascontiguousarray(elevation)
+    labels = np.empty(levels.shape, np.int32) if out is None else out
+    _core.watershed(levels, np.ascontiguousarray(mask), np.ascontiguousarray(markers), labels, int(threads))
     return labels

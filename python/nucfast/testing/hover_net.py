@@ -25,7 +25,7 @@ def hover_net_maps(
     areas = np.maximum(np.bincount(flat), 1)
     hv = np.empty((*labels.shape, 2), np.float32)
     for k, axis in enumerate((1, 0)):
-        place = np.broadcast_to(np.indices(labels.shape, sparse=True)[axis], labels.shape).ravel()
+        place = np.indices(labels.shape)[axis].ravel()
         offset = place - (np.bincount(flat, place) / areas)[flat]
         reach = np.ones((2, areas.size))
         np.maximum.at(reach, (np.int64(offset > 0), flat), np.abs(offset))
