@@ -34,12 +34,14 @@ def test_contours(compare):
 
         return [shape for shape, value in shapes(labels, connectivity=4) if value]
 
+    def at_least_one_each(expected, found):
+        assert len(found) >= present
+
     def as_many(expected, found):
-        assert present <= len(found) <= 1.1 * len(expected.labels)
+        assert present <= len(found) <= len(expected.labels)  # corners connect there
 
     def same_rings(expected, found):
         assert len(found) == len(expected.labels)
-        assert sum(len(shape["coordinates"][0]) for shape in found) == len(expected.points)
 
     compare(
         kernel="rings of all instances",
@@ -50,7 +52,7 @@ def test_contours(compare):
             Peer(
                 "OpenCV RETR_FLOODFILL",
                 opencv,
-                lambda expected, found: None if len(found) >= present else as_many(expected, found),
+                at_least_one_each,
                 "through pixel centres, 8-connected, also of holes and of the background",
             ),
             Peer("OpenCV per crop", opencv_per_crop, as_many, "through pixel centres, 8-connected"),
