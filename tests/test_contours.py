@@ -123,6 +123,16 @@ def test_one_huge_label_and_many_tiny_ones():
     assert len(contours(checkerboard).labels) == 20_000
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_threads_give_the_same_rings(style):
+    labels = np.random.default_rng(5).integers(0, 3, (60, 70), dtype=np.int32) * 1_000_000_007
+    expected = contours(labels, style=style)
+    for threads in (2, 5, 99):
+        found = contours(labels, style=style, threads=threads)
+        for name, values in vars(expected).items():
+            assert_array_equal(getattr(found, name), values)
+
+
 def test_views_and_read_only_arrays():
     labels = np.random.default_rng(0).integers(0, 3, (20, 30), dtype=np.int32)
     labels.flags.writeable = False
@@ -147,6 +157,8 @@ def test_bad_arguments():
         contours(labels[0])
     with pytest.raises(ValueError, match="style: expected 'edges' or 'midpoints', got 'corners'"):
         contours(labels, style="corners")
+    with pytest.raises(ValueError, match="threads: expected 1 or more, got 0"):
+        contours(labels, threads=0)
     labels[1, 1] = -4
     with pytest.raises(ValueError, match="labels: expected values >= 0, got -4"):
         contours(labels)

@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import reference
-from nucfast.ops.overlap import match, match_overlaps, match_points, overlaps
+from nucfast.ops.overlap import instance_sums, match, match_overlaps, match_points, overlaps
+from nucfast.testing import random_blobs
 
 TOP = 2**31 - 1
 
@@ -49,6 +50,41 @@ def test_overlaps_equal_reference(maps):
         assert_allclose(centroid, np.argwhere(true == t).mean(axis=0), rtol=1e-12)
     for centroid, q in zip(found.pred_centroids, pred_ids, strict=True):
         assert_allclose(centroid, np.argwhere(pred == q).mean(axis=0), rtol=1e-12)
+
+
+def test_threads_and_many_pairs_give_the_same_result():
+    true = random_blobs((500, 700), count=3000, seed=0)
+    pred = np.roll(true, 3, axis=1)
+    expected = overlaps(true, pred)
+    assert len(expected.count) > 2000  # the table of pairs has grown
+    key, count = np.unique(true.astype(np.int64) << 32 | pred, return_counts=True)
+    both = (key >> 32 > 0) & (key & 0xFFFFFFFF > 0)
+    assert_array_equal(expected.true_id << 32 | expected.pred_id, key[both])
+    assert_array_equal(expected.count, count[both])
+    for threads in (2, 3, 64):
+        found = overlaps(true, pred, threads=threads)
+        for name, values in vars(expected).items():
+            assert_array_equal(getattr(found, name), values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps())
+def test_instance_sums_equal_reference(maps):
+    true, pred = maps
+    found = overlaps(true, pred)
+    thresholds = [0.5, 0.75, 1.0]
+    sums = instance_sums(found, thresholds=thresholds)
+    tp, _, _, total = reference.panoptic_counts(true, pred)
+    assert sums.good == tp
+    assert_allclose(sums.good_iou, total, rtol=1e-12)
+    shared, union = reference.overlap_matrices(true, pred)
+    iou = shared / np.maximum(union, 1)
+    pairs = reference.match(iou, 0.5)
+    assert sums.matched == [sum(iou[i, j] >= t for i, j in pairs) for t in thresholds]
+    assert_allclose(sums.matched_iou, sum(iou[i, j] for i, j in pairs), rtol=1e-12)
+    if sums.best_union:
+        best = reference.aggregated_jaccard(true, pred, one_to_one=False)
+        assert_allclose(sums.best_shared / sums.best_union, best, rtol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -155,6 +191,10 @@ def test_bad_arguments_are_named():
         overlaps(good[0], good[0])
     with pytest.raises(ValueError, match="pred: expected ids >= 0, got -4"):
         overlaps(good, np.where([[1, 0], [0, 0]], np.int32(-4), good))
+    with pytest.raises(ValueError, match="threads: expected 1 or more, got 0"):
+        overlaps(good, good, threads=0)
+    with pytest.raises(ValueError, match=r"thresholds: expected 0.5 to 1, got 0.4"):
+        instance_sums(overlaps(good, good), thresholds=[0.4])
     with pytest.raises(ValueError, match=r"iou_threshold: expected 0 to 1, got 1\.5"):
         match(good, good, iou_threshold=1.5)
     with pytest.raises(ValueError, match="iou_threshold: expected 0 to 1, got nan"):

@@ -13,7 +13,6 @@ from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform
 from nucfast.pipeline import segment
-from nucfast.pipeline.decode import fill_holes
 from nucfast.pipeline.grid import Window, regions, spans
 from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.slide_run import plan, run_regions
@@ -213,17 +212,6 @@ def test_maps_do_not_depend_on_tiles(shape, batch):
     assert_array_equal(maps["nucleus"][..., 0], image[..., 0])
     assert_array_equal(maps["distance"][..., 0], image[..., 1])
     assert_array_equal(maps["class"][..., 1], image[::2, ::2, 2])
-
-
-def test_fill_holes_closes_only_small_inner_ones():
-    mask = np.ones((12, 12), bool)
-    mask[2:4, 2:4] = False  # 4 px
-    mask[6:9, 6:9] = False  # 9 px
-    mask[5, 0] = False  # at the edge: may go on outside
-    filled = fill_holes(mask, max_px=4)
-    assert filled[2:4, 2:4].all()
-    assert not filled[6:9, 6:9].any()
-    assert not filled[5, 0]
 
 
 def test_window_grows_to_whole_strides_within_the_slide():

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 
 import reference
-from nucfast.ops.properties import region_properties
+from nucfast.ops.properties import mean_intensity, region_properties
 
 SKIMAGE = {
     "area": "area",
@@ -182,6 +182,18 @@ def test_channels(channels):
     for k in range(channels):
         assert_array_equal(means[:, k], region_properties(labels, intensity=image[..., k])["mean_intensity"])
         assert_allclose(means[:, k], ndimage.mean(image[..., k], labels, np.arange(1, labels.max() + 1)))
+
+
+def test_mean_intensity_is_the_column_of_that_name():
+    labels = blobs((30, 40), 3)
+    image = np.random.default_rng(1).random((30, 40, 2), dtype=np.float32)
+    expected = region_properties(labels, intensity=image, count=99)["mean_intensity"]
+    assert_array_equal(mean_intensity(labels, image, count=99), expected)
+    assert np.isnan(expected[98]).all()
+    with pytest.raises(ValueError, match="labels: expected values of at most count = 1"):
+        mean_intensity(labels, image, count=1)
+    with pytest.raises(ValueError, match="count: expected a value >= 0, got -1"):
+        mean_intensity(labels, image, count=-1)
 
 
 def test_views_and_read_only_arrays():

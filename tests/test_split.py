@@ -13,7 +13,7 @@ from scipy import ndimage
 import reference
 from nucfast.ops.components import label
 from nucfast.ops.distance import distance_transform
-from nucfast.ops.split import split_instances
+from nucfast.ops.split import find_nuclei, split_instances
 
 
 def clumps(side, *, seed, noise=0.04):
@@ -213,3 +213,65 @@ def test_errors_name_the_argument(arguments, error, message):
     good = {"height": np.zeros((2, 2), np.uint8), "mask": np.ones((2, 2), bool), "min_rise": 1}
     with pytest.raises(error, match=message):
         split_instances(**{**good, **arguments})
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_find_nuclei_equals_reference(data):
+    shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=12))
+    probability = data.draw(
+        arrays(np.uint8, shape, elements=st.sampled_from([0, 59, 60, 100, 130, 200, 255]))
+    )
+    height = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([0, 3, 9, 100, 254, 255])))
+    settings = {
+        "threshold": 60,
+        "min_rise": data.draw(st.sampled_from([0, 2, 95])),
+        "peak_share": data.draw(st.sampled_from([0.0, 0.45, 0.5, 1.0])),
+        "max_hole_px": data.draw(st.sampled_from([0, 1, 4.5, 100])),
+    }
+    expected = reference.find_nuclei(probability, height, **settings)
+    assert_array_equal(find_nuclei(probability, height, **settings), expected)
+
+
+def test_find_nuclei_closes_only_small_inner_holes():
+    probability = np.full((12, 12), 255, np.uint8)
+    probability[2:4, 2:4] = 0  # 4 px
+    probability[6:9, 6:9] = 0  # 9 px
+    probability[5, 0] = 0  # at the edge: may go on outside
+    found = find_nuclei(probability, probability, threshold=128, min_rise=256, max_hole_px=4)
+    assert found[2:4, 2:4].all()
+    assert not found[6:9, 6:9].any()
+    assert not found[5, 0]
+
+
+def test_find_nuclei_views_read_only_and_out():
+    labels, height = clumps(64, seed=3)
+    probability = np.where(labels > 0, 200, 20).astype(np.uint8)
+    probability.flags.writeable = False
+    out = np.full(height[::2, 1:].T.shape, -1, np.int32)
+    found = find_nuclei(probability[::2, 1:].T, height[::2, 1:].T, threshold=128, min_rise=20, out=out)
+    assert found is out
+    assert_array_equal(out, split_instances(height[::2, 1:].T, (labels > 0)[::2, 1:].T, min_rise=20))
+    for shape in ((0, 0), (0, 4), (4, 0)):
+        nothing = np.zeros(shape, np.uint8)
+        assert find_nuclei(nothing, nothing, threshold=1, min_rise=1, peak_share=0.5).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"probability": np.zeros((2, 2))}, TypeError, "probability: expected uint8, got float64"),
+        (
+            {"height": np.zeros((2, 3), np.uint8)},
+            ValueError,
+            r"height: expected shape \(2, 2\), got \(2, 3\)",
+        ),
+        ({"threshold": 0}, ValueError, "threshold: expected 1 to 255, got 0"),
+        ({"peak_share": 1.5}, ValueError, r"peak_share: expected 0 to 1, got 1\.5"),
+    ],
+)
+def test_find_nuclei_errors_name_the_argument(arguments, error, message):
+    zeros = np.zeros((2, 2), np.uint8)
+    good = {"probability": zeros, "height": zeros, "threshold": 1, "min_rise": 1}
+    with pytest.raises(error, match=message):
+        find_nuclei(**{**good, **arguments})

@@ -12,8 +12,10 @@ from scipy import ndimage
 from skimage import segmentation
 
 import reference
+from nucfast.ops.components import label
 from nucfast.ops.distance import distance_transform
 from nucfast.ops.watershed import find_seeds, watershed
+from nucfast.testing import random_blobs
 
 
 def blobs(shape, *, dtype=np.uint8, levels=6, seed=0):
@@ -105,6 +107,50 @@ def test_markers_outside_the_mask_are_cleared_and_unreached_mask_is_background()
     assert_array_equal(watershed(np.zeros((1, 5), np.uint8), markers, mask=mask), [[5, 5, 0, 0, 0]])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_threads_and_many_batches_give_the_same_result(dtype):
+    # Parts of the mask are flooded in batches of 2^16 pixels or more; so there are a dozen here, and one more
+    # part that is larger than all of them.
+    labels = random_blobs((1100, 1100), count=2100, seed=3, radius_px=(8, 20))
+    mask = labels > 0
+    height = np.minimum(distance_transform(labels) * 12, 255).astype(np.uint8)
+    seeds = find_seeds(height, threshold=60, mask=mask)
+    elevation = (255 - height).astype(dtype)
+    assert np.sort(np.bincount(label(mask, connectivity=4)[mask]))[-1] > 2**16
+    expected = watershed(elevation, seeds, mask=mask)
+    for threads in (2, 3, 8):
+        assert_array_equal(watershed(elevation, seeds, mask=mask, threads=threads), expected)
+    top, bottom = np.s_[:550], np.s_[550:]
+    apart = np.array(mask)
+    apart[549:551] = False  # no part crosses this line: the halves flood on their own
+    whole = watershed(elevation, seeds, mask=apart, threads=2)
+    for half in (top, bottom):
+        assert_array_equal(whole[half], watershed(elevation[half], seeds[half], mask=apart[half]))
+
+
+def test_out_may_be_the_markers():
+    elevation, markers, mask = blobs((40, 40))
+    markers[3, 3] = 2**31 - 1
+    mask[3, 3] = True
+    expected = watershed(elevation, markers, mask=mask)
+    assert expected[3, 3] == 2**31 - 1
+    assert watershed(elevation, markers, mask=mask, out=markers) is markers
+    assert_array_equal(markers, expected)
+
+
+def test_one_huge_part_and_one_pixel_parts():
+    elevation = np.random.default_rng(0).integers(0, 256, (300, 500), dtype=np.uint8)
+    markers = np.zeros(elevation.shape, np.int32)
+    markers[150, 250] = 7
+    everywhere = np.ones(elevation.shape, bool)
+    assert (watershed(elevation, markers, mask=everywhere) == 7).all()
+    markers[:] = np.arange(1, markers.size + 1).reshape(markers.shape)
+    checkers = np.indices(markers.shape).sum(axis=0) % 2 == 0
+    assert_array_equal(
+        watershed(elevation, markers, mask=checkers, threads=2), np.where(checkers, markers, 0)
+    )
+
+
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (4, 0), (1, 1)])
 def test_empty(shape):
     zeros = np.zeros(shape, np.uint8)
@@ -139,6 +185,8 @@ def test_views_and_read_only_arrays():
             ValueError,
             "markers: expected no negative value, got -3",
         ),
+        ({"out": np.zeros((2, 2), np.int64)}, TypeError, "out: expected int32, got int64"),
+        ({"threads": 0}, ValueError, "threads: expected 1 or more, got 0"),
     ],
 )
 def test_errors_name_the_argument(arguments, error, message):

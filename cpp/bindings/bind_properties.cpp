@@ -15,16 +15,18 @@ T* write_column(py::array& array, const char* name, const Shape& shape) {
 }
 
 template <typename T>
-void add_intensity(Plane<const Label> labels, const py::array& intensity, py::array& sums) {
+void add_intensity(Plane<const Label> labels, const py::array& intensity, py::array& pixels,
+                   py::array& sums) {
     const auto image = read_image<T>(intensity, "intensity");
     if (image.rows != labels.rows || image.cols != labels.cols) {
         throw py::value_error("intensity: expected the sides of labels, " +
                               to_string({labels.rows, labels.cols}) + ", got " +
                               to_string({image.rows, image.cols}));
     }
-    const auto out = write<double>(sums, "sums", Shape{sums.shape(0), image.channels});
+    const auto out = write<double>(sums, "sums", Shape{pixels.size(), image.channels});
+    auto* const counts = write_column<std::int64_t>(pixels, "pixels", {pixels.size()});
     const py::gil_scoped_release unlock;  // no Python object is touched below
-    intensity_sums(labels, image, out);
+    intensity_sums(labels, image, counts, out);
 }
 
 }  // namespace
@@ -49,17 +51,17 @@ void bind_properties(py::module_& m) {
         "moments"_a.noconvert(), "perimeter"_a.noconvert(), "convex_area"_a.noconvert());
     m.def(
         "intensity_sums",
-        [](const py::array& labels, const py::array& intensity, py::array& sums) {
+        [](const py::array& labels, const py::array& intensity, py::array& pixels, py::array& sums) {
             const auto plane = read<Label>(labels, "labels");
             if (intensity.dtype().equal(py::dtype::of<float>()))
-                return add_intensity<float>(plane, intensity, sums);
+                return add_intensity<float>(plane, intensity, pixels, sums);
             if (intensity.dtype().equal(py::dtype::of<std::uint8_t>())) {
-                return add_intensity<std::uint8_t>(plane, intensity, sums);
+                return add_intensity<std::uint8_t>(plane, intensity, pixels, sums);
             }
             throw py::type_error("intensity: expected uint8 or float32, got " +
                                  py::str(intensity.dtype()).cast<std::string>());
         },
-        "labels"_a.noconvert(), "intensity"_a.noconvert(), "sums"_a.noconvert());
+        "labels"_a.noconvert(), "intensity"_a.noconvert(), "pixels"_a.noconvert(), "sums"_a.noconvert());
 }
 
 }  // namespace nucfast::bindings

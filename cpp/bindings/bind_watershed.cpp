@@ -8,12 +8,14 @@ using namespace py::literals;
 namespace {
 
 template <typename T>
-void flood(const py::array& elevation, const py::array& mask, py::array& labels) {
+void flood(const py::array& elevation, const py::array& mask, const py::array& markers, py::array& out,
+           int threads) {
     const auto levels = read<T>(elevation, "elevation");
     const auto inside = read<bool>(mask, "mask", shape_of(elevation));
-    const auto out = write<Label>(labels, "markers", shape_of(elevation));
+    const auto seeds = read<Label>(markers, "markers", shape_of(elevation));
+    const auto labels = write<Label>(out, "out", shape_of(elevation));
     const py::gil_scoped_release unlock;
-    watershed(levels, inside, out);
+    watershed(levels, inside, seeds, threads, labels);
 }
 
 }  // namespace
@@ -21,18 +23,20 @@ void flood(const py::array& elevation, const py::array& mask, py::array& labels)
 void bind_watershed(py::module_& m) {
     m.def(
         "watershed",
-        [](const py::array& elevation, const py::array& mask, py::array& labels) {
+        [](const py::array& elevation, const py::array& mask, const py::array& markers, py::array& out,
+           int threads) {
             const auto dtype = elevation.dtype();
             if (dtype.equal(py::dtype::of<std::uint8_t>())) {
-                return flood<std::uint8_t>(elevation, mask, labels);
+                return flood<std::uint8_t>(elevation, mask, markers, out, threads);
             }
             if (dtype.equal(py::dtype::of<std::uint16_t>())) {
-                return flood<std::uint16_t>(elevation, mask, labels);
+                return flood<std::uint16_t>(elevation, mask, markers, out, threads);
             }
             throw py::type_error("elevation: expected uint8 or uint16, got " +
                                  py::str(dtype).cast<std::string>());
         },
-        "elevation"_a.noconvert(), "mask"_a.noconvert(), "labels"_a.noconvert());
+        "elevation"_a.noconvert(), "mask"_a.noconvert(), "markers"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a);
 }
 
 }  // namespace nucfast::bindings

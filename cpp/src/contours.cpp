@@ -2,87 +2,40 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
+#include <string>
 
+#include "nucfast/components.hpp"
 #include "nucfast/label_runs.hpp"
+#include "nucfast/parallel.hpp"
 
 namespace nucfast {
 namespace {
-
-struct Run {
-    std::int32_t begin;
-    std::int32_t end;
-    Label label;
-    std::int64_t part;  // index of a run of the same part, never after this one; at last the part's first run
-};
 
 struct Part {
     Label label;
     std::int32_t row;  // first pixel
     std::int32_t col;
-    std::int64_t id;
+    Label number;  // in raster order of the first pixel, from 1
 };
 
-// The runs of all rows, each with the part it belongs to.
-class Parts {
-  public:
-    explicit Parts(Plane<const Label> labels) : first_(static_cast<std::size_t>(labels.rows) + 1) {
-        for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
-            for_each_run(
-                labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
-                    runs_.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end), label,
-                                     static_cast<std::int64_t>(runs_.size())});
-                });
-            first_[r + 1] = static_cast<std::int64_t>(runs_.size());
-            if (r > 0) join(first_[r - 1], first_[r], first_[r + 1]);
-        }
-        for (auto& run : runs_) run.part = runs_[run.part].part;  // earlier runs are already flat
-    }
-
-    // Ordered by label, then by first pixel in raster order.
-    std::vector<Part> list() const {
-        std::vector<Part> parts;
-        for (std::size_t r = 0; r + 1 < first_.size(); ++r) {
-            for (std::int64_t i = first_[r]; i < first_[r + 1]; ++i) {
-                if (runs_[i].part == i) {
-                    parts.push_back({runs_[i].label, static_cast<std::int32_t>(r), runs_[i].begin, i});
-                }
+// By first pixel in raster order.
+std::vector<Part> list_parts(Plane<const Label> labels, const RunComponents& runs) {
+    std::vector<Part> parts;
+    parts.reserve(static_cast<std::size_t>(runs.count));
+    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
+        for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+            if (runs.labels[i] != static_cast<Label>(parts.size() + 1)) continue;  // seen before
+            const std::int32_t col = runs.runs[i].begin;
+            const Label label = labels(r, col);
+            if (label < 0) {
+                throw std::invalid_argument("labels: expected values >= 0, got " + std::to_string(label));
             }
-        }
-        std::stable_sort(parts.begin(), parts.end(),
-                         [](const Part& a, const Part& b) { return a.label < b.label; });
-        return parts;
-    }
-
-    // The part of a pixel that is not background.
-    std::int64_t at(std::int32_t row, std::int32_t col) const {
-        const auto begin = runs_.begin() + first_[row];
-        const auto end = runs_.begin() + first_[row + 1];
-        return std::upper_bound(begin, end, col, [](std::int32_t c, const Run& run) { return c < run.end; })
-            ->part;
-    }
-
-  private:
-    std::int64_t root(std::int64_t i) {
-        while (runs_[i].part != i) i = runs_[i].part = runs_[runs_[i].part].part;
-        return i;
-    }
-
-    // Unites runs [above, here) of one row with runs [here, end) of the next where they share a pixel edge.
-    void join(std::int64_t above, std::int64_t here, std::int64_t end) {
-        for (std::int64_t a = above, b = here; a < here && b < end;) {
-            if (runs_[a].label == runs_[b].label && runs_[a].begin < runs_[b].end &&
-                runs_[b].begin < runs_[a].end) {
-                const std::int64_t i = root(a);
-                const std::int64_t j = root(b);
-                runs_[std::max(i, j)].part = std::min(i, j);
-            }
-            (runs_[a].end < runs_[b].end) ? ++a : ++b;
+            parts.push_back({label, static_cast<std::int32_t>(r), col, runs.labels[i]});
         }
     }
-
-    std::vector<Run> runs_;
-    std::vector<std::int64_t> first_;  // (rows + 1) index of each row's first run
-};
+    return parts;
+}
 
 // Headings, in the order of right turns (y points down).
 enum Heading { east, south, west, north };
@@ -94,7 +47,7 @@ constexpr std::int32_t right_col[] = {0, -1, -1, 0};
 
 class Walker {
   public:
-    Walker(Plane<const Label> labels, const Parts& parts) : labels_(labels), parts_(parts) {}
+    Walker(Plane<const Label> labels, const RunComponents& runs) : labels_(labels), runs_(runs) {}
 
     // Appends the ring of `part` to `points`.
     void walk(const Part& part, RingStyle style, std::vector<float>& points) const {
@@ -131,6 +84,15 @@ class Walker {
         return row >= 0 && row < labels_.rows && col >= 0 && col < labels_.cols && labels_(row, col) == label;
     }
 
+    // The part of a pixel that is not background.
+    Label part_at(std::int32_t row, std::int32_t col) const {
+        const auto begin = runs_.runs.begin() + runs_.row_begin[row];
+        const auto end = runs_.runs.begin() + runs_.row_begin[row + 1];
+        const auto run =
+            std::upper_bound(begin, end, col, [](std::int32_t c, const Run& other) { return c < other.end; });
+        return runs_.labels[static_cast<std::size_t>(run - runs_.runs.begin())];
+    }
+
     int turn(const Part& part, std::int32_t x, std::int32_t y, int heading) const {
         const int left_turn = (heading + 3) % 4;
         const std::int32_t left_row = y + right_row[left_turn];
@@ -138,27 +100,60 @@ class Walker {
         const bool left = has(part.label, left_row, left_col);
         if (has(part.label, y + right_row[heading], x + right_col[heading]))
             return left ? left_turn : heading;
-        if (left && parts_.at(left_row, left_col) == part.id) return left_turn;
+        if (left && part_at(left_row, left_col) == part.number) return left_turn;
         return (heading + 1) % 4;
     }
 
     Plane<const Label> labels_;
-    const Parts& parts_;
+    const RunComponents& runs_;
 };
 
 }  // namespace
 
-Rings contours(Plane<const Label> labels, RingStyle style) {
+Rings contours(Plane<const Label> labels, RingStyle style, int threads) {
     expect_sides(labels, 1 << 23);
-    const Parts parts(labels);
-    const Walker walker(labels, parts);
+    const RunComponents runs = run_components(labels, 4, threads);
+    const std::vector<Part> parts = list_parts(labels, runs);
+    const Walker walker(labels, runs);
+
+    // Neighbours are walked after one another, since they share cache lines, whatever their labels.
+    struct Ring {
+        Label label;
+        std::int32_t piece;
+        std::int64_t begin;  // of its floats among those of the piece
+        std::int64_t size;
+    };
+    std::vector<Ring> found(parts.size());
+    std::vector<std::vector<float>> pieces(static_cast<std::size_t>(std::max(threads, 1)));
+    parallel_for(static_cast<std::ptrdiff_t>(parts.size()), threads,
+                 [&](std::ptrdiff_t first, std::ptrdiff_t last, int piece) {
+                     std::vector<float>& points = pieces[static_cast<std::size_t>(piece)];
+                     for (std::ptrdiff_t i = first; i < last; ++i) {
+                         const auto begin = static_cast<std::int64_t>(points.size());
+                         walker.walk(parts[i], style, points);
+                         found[i] = {parts[i].label, piece, begin,
+                                     static_cast<std::int64_t>(points.size()) - begin};
+                     }
+                 });
+
+    std::stable_sort(found.begin(), found.end(),
+                     [](const Ring& a, const Ring& b) { return a.label < b.label; });
     Rings rings;
+    rings.labels.reserve(found.size());
+    rings.offsets.reserve(found.size() + 1);
     rings.offsets.push_back(0);
-    for (const Part& part : parts.list()) {
-        walker.walk(part, style, rings.points);
-        rings.labels.push_back(part.label);
-        rings.offsets.push_back(static_cast<std::int64_t>(rings.points.size() / 2));
+    for (const Ring& ring : found) {
+        rings.labels.push_back(ring.label);
+        rings.offsets.push_back(rings.offsets.back() + ring.size / 2);
     }
+    rings.points.resize(static_cast<std::size_t>(2 * rings.offsets.back()));
+    parallel_for(static_cast<std::ptrdiff_t>(found.size()), threads,
+                 [&](std::ptrdiff_t first, std::ptrdiff_t last, int) {
+                     for (std::ptrdiff_t i = first; i < last; ++i) {
+                         const float* const points = pieces[found[i].piece].data() + found[i].begin;
+                         std::copy_n(points, found[i].size, rings.points.data() + 2 * rings.offsets[i]);
+                     }
+                 });
     return rings;
 }
 

@@ -1,6 +1,7 @@
 #include "nucfast/overlap.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -9,6 +10,9 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "nucfast/dispatch.hpp"
+#include "nucfast/parallel.hpp"
 
 namespace nucfast {
 namespace {
@@ -35,74 +39,116 @@ struct Shared {
     std::int64_t cols;
 };
 
-// Sums per pair. Linear probing; at most half of the slots are used.
+// Sums per pair, in the order in which pairs were first seen, so that those of a few image rows lie together.
+// A pair is found by linear probing in a table of places, at most half full; but first where the pair was
+// that an earlier row had in these columns.
 class PairTable {
   public:
-    PairTable() : slots_(std::size_t{1} << (64 - shift_), Shared{kFree, 0, 0, 0}) {}
-
-    void add(Key key, std::int64_t pixels, std::int64_t rows, std::int64_t cols) {
-        Shared* slot = find(key);
-        if (slot->key == kFree) {
-            if (2 * (used_ + 1) > slots_.size()) {
-                grow();
-                slot = find(key);
-            }
-            slot->key = key;
-            ++used_;
-        }
-        slot->pixels += pixels;
-        slot->rows += rows;
-        slot->cols += cols;
+    explicit PairTable(std::ptrdiff_t cols)
+        : places_(std::size_t{1} << (64 - shift_), kFree),
+          recent_(static_cast<std::size_t>(cols / 4 + 1), 0) {
+        pairs_.push_back({~Key{0}, 0, 0, 0});  // no pair, for `recent_` to start from: ids end at 2^31 - 1
     }
 
-    std::vector<Shared> sorted() const {
-        std::vector<Shared> pairs;
-        pairs.reserve(used_);
-        for (const Shared& slot : slots_) {
-            if (slot.key != kFree) pairs.push_back(slot);
-        }
-        std::sort(pairs.begin(), pairs.end(), [](const Shared& a, const Shared& b) { return a.key < b.key; });
-        return pairs;
+    void add(Key key, std::ptrdiff_t row, std::ptrdiff_t begin, std::ptrdiff_t end) {
+        std::uint32_t& recent = recent_[static_cast<std::size_t>((begin + end) / 8)];
+        if (pairs_[recent].key != key) recent = find(key);
+        Shared& pair = pairs_[recent];
+        const std::int64_t pixels = end - begin;
+        pair.pixels += pixels;
+        pair.rows += pixels * row;
+        pair.cols += pixels * (begin + end - 1) / 2;
+    }
+
+    // The pairs, and an empty table.
+    std::vector<Shared> take() {
+        pairs_.erase(pairs_.begin());
+        return std::move(pairs_);
     }
 
   private:
-    static constexpr Key kFree = ~Key{0};  // no pair: ids end at 2^31 - 1
+    static constexpr std::uint32_t kFree = 0;
 
-    Shared* find(Key key) {
-        const std::size_t mask = slots_.size() - 1;
+    std::size_t place_of(Key key) const {
         // Fibonacci hashing: the high bits of the product are the well mixed ones.
         auto place = static_cast<std::size_t>((key * 0x9e3779b97f4a7c15u) >> shift_);
-        while (slots_[place].key != key && slots_[place].key != kFree) place = (place + 1) & mask;
-        return &slots_[place];
+        while (places_[place] != kFree && pairs_[places_[place]].key != key) {
+            place = (place + 1) & (places_.size() - 1);
+        }
+        return place;
+    }
+
+    std::uint32_t find(Key key) {
+        std::size_t place = place_of(key);
+        if (places_[place] == kFree) {
+            if (2 * pairs_.size() > places_.size()) {
+                grow();
+                place = place_of(key);
+            }
+            if (pairs_.size() > std::numeric_limits<std::uint32_t>::max()) {
+                throw std::length_error("true: expected fewer than 2^32 pairs of overlapping ids");
+            }
+            places_[place] = static_cast<std::uint32_t>(pairs_.size());
+            pairs_.push_back({key, 0, 0, 0});
+        }
+        return places_[place];
     }
 
     void grow() {
         --shift_;
-        std::vector<Shared> old(slots_.size() * 2, Shared{kFree, 0, 0, 0});
-        old.swap(slots_);
-        for (const Shared& slot : old) {
-            if (slot.key != kFree) *find(slot.key) = slot;
+        places_.assign(places_.size() * 2, kFree);
+        for (std::size_t i = 1; i < pairs_.size(); ++i) {
+            places_[place_of(pairs_[i].key)] = static_cast<std::uint32_t>(i);
         }
     }
 
-    int shift_ = 54;  // 64 - log2(slots)
-    std::vector<Shared> slots_;
-    std::size_t used_ = 0;
+    int shift_ = 54;  // 64 - log2(places)
+    std::vector<std::uint32_t> places_;
+    std::vector<std::uint32_t> recent_;  // by column / 4
+    std::vector<Shared> pairs_;
 };
+
+// Sorts by one half of the key, stably, byte by byte; bytes that are the same everywhere are skipped.
+void sort_by_half(std::vector<Shared>& pairs, int first_bit, std::vector<Shared>& scratch) {
+    Key any = 0;
+    Key all = ~Key{0};
+    for (const Shared& pair : pairs) {
+        any |= pair.key;
+        all &= pair.key;
+    }
+    scratch.resize(pairs.size());
+    for (int bit = first_bit; bit < first_bit + 32; bit += 8) {
+        if (((any ^ all) >> bit & 255U) == 0) continue;
+        std::array<std::size_t, 257> next = {};
+        for (const Shared& pair : pairs) ++next[(pair.key >> bit & 255U) + 1];
+        for (std::size_t i = 1; i < next.size(); ++i) next[i] += next[i - 1];
+        for (const Shared& pair : pairs) scratch[next[pair.key >> bit & 255U]++] = pair;
+        pairs.swap(scratch);
+    }
+}
 
 void expect_id(Label id, const char* name) {
     if (id < 0)
         throw std::invalid_argument(std::string(name) + ": expected ids >= 0, got " + std::to_string(id));
 }
 
+// changes[c] is 1 where a map differs from its pixel c - 1, else 0; changes[0] is left as it is.
+NUCFAST_INLINE void find_changes_body(const Label* truth, const Label* pred, std::ptrdiff_t cols,
+                                      std::uint8_t* changes) {
+    for (std::ptrdiff_t c = 1; c < cols; ++c) {
+        changes[c] = ((truth[c] ^ truth[c - 1]) | (pred[c] ^ pred[c - 1])) != 0;
+    }
+}
+NUCFAST_VARIANTS(void, find_changes,
+                 (const Label* truth, const Label* pred, std::ptrdiff_t cols, std::uint8_t* changes),
+                 (truth, pred, cols, changes))
+
 // Calls `body(begin, end)` for every run of one row in which neither map changes. `changes` is scratch of
 // `scratch_size(cols)` zeroed bytes.
 template <typename Body>
 void for_each_run(const Label* truth, const Label* pred, std::ptrdiff_t cols, std::uint8_t* changes,
                   const Body& body) {
-    for (std::ptrdiff_t c = 1; c < cols; ++c) {
-        changes[c] = ((truth[c] ^ truth[c - 1]) | (pred[c] ^ pred[c - 1])) != 0;
-    }
+    find_changes(truth, pred, cols, changes);
     std::ptrdiff_t begin = 0;
     for (std::ptrdiff_t block = 0; block < cols; block += 64) {
         // Eight bytes of 0 or 1 become eight bits by one multiplication; runs then come out without a branch
@@ -128,6 +174,27 @@ std::size_t scratch_size(std::ptrdiff_t cols) {
 }
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "for_each_run packs bytes in memory order");
+
+// The pairs of rows [first, last), background excluded.
+std::vector<Shared> count_rows(Plane<const Label> truth, Plane<const Label> pred, std::ptrdiff_t first,
+                               std::ptrdiff_t last) {
+    PairTable table(truth.cols);
+    std::vector<std::uint8_t> changes(scratch_size(truth.cols));
+    for (std::ptrdiff_t row = first; row < last; ++row) {
+        const Label* const true_row = truth.row(row);
+        const Label* const pred_row = pred.row(row);
+        for_each_run(true_row, pred_row, truth.cols, changes.data(),
+                     [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+                         const Label t = true_row[begin];
+                         const Label p = pred_row[begin];
+                         if ((t | p) == 0) return;
+                         expect_id(t, "true");
+                         expect_id(p, "pred");
+                         table.add(key_of(t, p), row, begin, end);
+                     });
+    }
+    return table.take();
+}
 
 void append(LabelTable& table, std::int64_t id, const Shared& pixels) {
     if (table.ids.empty() || table.ids.back() != id) {
@@ -261,53 +328,54 @@ void expect_finite(Plane<const double> points, const char* name) {
 
 }  // namespace
 
-Overlaps overlaps(Plane<const Label> truth, Plane<const Label> pred) {
-    PairTable table;
-    std::vector<std::uint8_t> changes(scratch_size(truth.cols));
-    for (std::ptrdiff_t row = 0; row < truth.rows && truth.cols > 0; ++row) {
-        const Label* const true_row = truth.row(row);
-        const Label* const pred_row = pred.row(row);
-        for_each_run(true_row, pred_row, truth.cols, changes.data(),
-                     [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-                         const Label t = true_row[begin];
-                         const Label p = pred_row[begin];
-                         if ((t | p) == 0) return;
-                         expect_id(t, "true");
-                         expect_id(p, "pred");
-                         const std::ptrdiff_t pixels = end - begin;
-                         table.add(key_of(t, p), pixels, pixels * row, pixels * (begin + end - 1) / 2);
-                     });
+Overlaps overlaps(Plane<const Label> truth, Plane<const Label> pred, int threads) {
+    Overlaps out;
+    if (truth.size() == 0) return out;
+    std::vector<std::vector<Shared>> pieces(static_cast<std::size_t>(std::max(threads, 1)));
+    parallel_for(truth.rows, threads, [&](std::ptrdiff_t first, std::ptrdiff_t last, int piece) {
+        pieces[static_cast<std::size_t>(piece)] = count_rows(truth, pred, first, last);
+    });
+    std::vector<Shared> pairs = std::move(pieces[0]);
+    for (std::size_t i = 1; i < pieces.size(); ++i) {
+        pairs.insert(pairs.end(), pieces[i].begin(), pieces[i].end());
     }
 
-    Overlaps out;
-    const std::vector<Shared> pairs = table.sorted();
+    std::vector<Shared> scratch;
+    sort_by_half(pairs, 0, scratch);
+    for (Shared& pair : pairs) {
+        if (pred_of(pair.key) == 0) continue;
+        append(out.pred, pred_of(pair.key), pair);
+        // From here on 1 + the rank of the pred id, which spares the search for its area.
+        pair.key = key_of(static_cast<Label>(true_of(pair.key)), static_cast<Label>(out.pred.ids.size()));
+    }
+    sort_by_half(pairs, 32, scratch);
+    std::size_t kept = 0;  // a pair that was seen by several threads is in the list as often
+    for (const Shared& pair : pairs) {
+        if (kept > 0 && pairs[kept - 1].key == pair.key) {
+            pairs[kept - 1].pixels += pair.pixels;
+            pairs[kept - 1].rows += pair.rows;
+            pairs[kept - 1].cols += pair.cols;
+        } else {
+            pairs[kept++] = pair;
+        }
+    }
+    pairs.resize(kept);
     for (const Shared& pair : pairs) {
         if (true_of(pair.key) != 0) append(out.truth, true_of(pair.key), pair);
-    }
-    std::vector<std::pair<std::int64_t, std::size_t>> by_pred;
-    by_pred.reserve(pairs.size());
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-        if (pred_of(pairs[i].key) != 0) by_pred.emplace_back(pred_of(pairs[i].key), i);
-    }
-    std::sort(by_pred.begin(), by_pred.end());
-    std::vector<std::size_t> pred_rank(pairs.size(), 0);
-    for (const auto& [id, i] : by_pred) {
-        append(out.pred, id, pairs[i]);
-        pred_rank[i] = out.pred.ids.size() - 1;
     }
     finish(out.truth);
     finish(out.pred);
 
     std::size_t true_rank = 0;
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-        const std::int64_t t = true_of(pairs[i].key);
-        const std::int64_t p = pred_of(pairs[i].key);
-        if (t == 0 || p == 0) continue;
+    for (const Shared& pair : pairs) {
+        const std::int64_t t = true_of(pair.key);
+        const std::int64_t pred_rank = pred_of(pair.key) - 1;
+        if (t == 0 || pred_rank < 0) continue;
         while (out.truth.ids[true_rank] != t) ++true_rank;
-        const std::int64_t both = pairs[i].pixels;
-        const std::int64_t either = out.truth.areas[true_rank] + out.pred.areas[pred_rank[i]] - both;
+        const std::int64_t both = pair.pixels;
+        const std::int64_t either = out.truth.areas[true_rank] + out.pred.areas[pred_rank] - both;
         out.true_id.push_back(t);
-        out.pred_id.push_back(p);
+        out.pred_id.push_back(out.pred.ids[pred_rank]);
         out.count.push_back(both);
         out.iou.push_back(static_cast<double>(both) / static_cast<double>(either));
     }
@@ -347,6 +415,70 @@ std::vector<std::int64_t> match_pairs(const std::int64_t* true_id, const std::in
             picked.push_back(static_cast<std::int64_t>(i));
     }
     return picked;
+}
+
+InstanceSums instance_sums(const ScoredPairs& pairs, const Areas& truth, const Areas& pred,
+                           const std::vector<double>& thresholds) {
+    InstanceSums sums;
+    std::vector<std::int64_t> candidates;  // IoU >= 0.5
+    for (std::ptrdiff_t i = 0; i < pairs.count; ++i) {
+        if (pairs.iou[i] < 0.5) continue;
+        candidates.push_back(i);
+        if (pairs.iou[i] == 0.5) continue;
+        ++sums.good;
+        sums.good_iou += pairs.iou[i];
+    }
+    if (sums.good < static_cast<std::int64_t>(candidates.size())) {  // a nucleus may meet its exact halves
+        std::vector<std::int64_t> true_id;
+        std::vector<std::int64_t> pred_id;
+        std::vector<double> weight;
+        // All IoUs together weigh less than one pair more.
+        const double most = static_cast<double>(2 * std::min(truth.count, pred.count));
+        for (const std::int64_t i : candidates) {
+            true_id.push_back(pairs.true_id[i]);
+            pred_id.push_back(pairs.pred_id[i]);
+            weight.push_back(1 + pairs.iou[i] / most);
+        }
+        const auto picked = match_pairs(true_id.data(), pred_id.data(), weight.data(),
+                                        static_cast<std::ptrdiff_t>(weight.size()));
+        for (std::size_t i = 0; i < picked.size(); ++i) candidates[i] = candidates[picked[i]];
+        candidates.resize(picked.size());
+    }
+    sums.matched.assign(thresholds.size(), 0);
+    for (const std::int64_t i : candidates) {
+        sums.matched_iou += pairs.iou[i];
+        for (std::size_t k = 0; k < thresholds.size(); ++k) sums.matched[k] += pairs.iou[i] >= thresholds[k];
+    }
+
+    const auto area_of = [](const Areas& of, std::int64_t id) {
+        return std::lower_bound(of.ids, of.ids + of.count, id) - of.ids;
+    };
+    const auto aggregate = [&](const std::vector<std::int64_t>& picked, std::int64_t& shared,
+                               std::int64_t& either) {
+        std::vector<char> taken(static_cast<std::size_t>(pred.count), 0);
+        for (std::ptrdiff_t i = 0; i < truth.count; ++i) either += truth.areas[i];
+        for (std::ptrdiff_t i = 0; i < pred.count; ++i) either += pred.areas[i];
+        for (const std::int64_t i : picked) {
+            const auto rank = area_of(pred, pairs.pred_id[i]);
+            shared += pairs.shared[i];
+            // The union of the pair, less what is counted already.
+            either += (taken[rank] != 0 ? pred.areas[rank] : 0) - pairs.shared[i];
+            taken[rank] = 1;
+        }
+    };
+    std::vector<std::int64_t> best;
+    for (std::ptrdiff_t i = 0; i < pairs.count; ++i) {
+        if (best.empty() || pairs.true_id[best.back()] != pairs.true_id[i]) {
+            best.push_back(i);
+        } else if (std::make_pair(pairs.iou[i], pairs.shared[i]) >
+                   std::make_pair(pairs.iou[best.back()], pairs.shared[best.back()])) {
+            best.back() = i;
+        }
+    }
+    aggregate(best, sums.best_shared, sums.best_union);
+    aggregate(match_pairs(pairs.true_id, pairs.pred_id, pairs.iou, pairs.count), sums.one_to_one_shared,
+              sums.one_to_one_union);
+    return sums;
 }
 
 std::vector<std::int64_t> match_points(Plane<const double> truth, Plane<const double> pred) {

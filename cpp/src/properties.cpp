@@ -272,24 +272,27 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
 }
 
 template <typename T>
-void intensity_sums(Plane<const Label> labels, Image<const T> intensity, Plane<double> sums) {
+void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels,
+                    Plane<double> sums) {
     const std::ptrdiff_t channels = intensity.channels;
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
         const T* row = intensity.row(r);
         for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
             expect_known(label, sums.rows);
+            pixels[label - 1] += end - begin;
             double* sum = sums.row(label - 1);
-            const T* pixels = row + begin * channels;
-            if (channels == 1) return add_pixels<T, 1>(pixels, end - begin, sum);
-            if (channels == 3) return add_pixels<T, 3>(pixels, end - begin, sum);
+            const T* values = row + begin * channels;
+            if (channels == 1) return add_pixels<T, 1>(values, end - begin, sum);
+            if (channels == 3) return add_pixels<T, 3>(values, end - begin, sum);
+            if (channels == 4) return add_pixels<T, 4>(values, end - begin, sum);
             for (std::ptrdiff_t i = 0; i < (end - begin) * channels; i += channels) {
-                for (std::ptrdiff_t k = 0; k < channels; ++k) sum[k] += pixels[i + k];
+                for (std::ptrdiff_t k = 0; k < channels; ++k) sum[k] += values[i + k];
             }
         });
     }
 }
 
-template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, Plane<double>);
-template void intensity_sums(Plane<const Label>, Image<const float>, Plane<double>);
+template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, std::int64_t*, Plane<double>);
+template void intensity_sums(Plane<const Label>, Image<const float>, std::int64_t*, Plane<double>);
 
 }  // namespace nucfast

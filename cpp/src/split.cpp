@@ -2,21 +2,53 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "nucfast/components.hpp"
+#include "nucfast/dispatch.hpp"
 
 namespace nucfast {
 
 namespace {
 
-// In step 1 `nuclei` holds the index of the pixel that each pixel points to; resolved pixels hold
-// kFirstBasin - basin instead.
-constexpr Label kOutside = -1;
-constexpr Label kFirstBasin = -2;
+// NumPy's bool may hold any byte.
+using Mask = Plane<const std::uint8_t>;
+
+// In step 1 `nuclei` holds 1 + the index of the pixel that each pixel points to; resolved pixels hold
+// -1 - basin instead.
+constexpr Label kOutside = 0;
+
+// The runs of a mask; those of row r are [row_begin[r], row_begin[r + 1]).
+struct MaskRuns {
+    std::vector<Run> runs;
+    std::vector<std::ptrdiff_t> row_begin;
+};
+
+MaskRuns runs_of(Mask mask) {
+    MaskRuns found;
+    found.row_begin.reserve(static_cast<std::size_t>(mask.rows) + 1);
+    found.row_begin.push_back(0);
+    std::vector<std::uint8_t> scratch;
+    for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
+        append_runs(reinterpret_cast<const bool*>(mask.row(r)), mask.cols, scratch, found.runs);
+        found.row_begin.push_back(static_cast<std::ptrdiff_t>(found.runs.size()));
+    }
+    return found;
+}
+
+// Calls `body(row, run)` for all runs in raster order.
+template <typename Body>
+void for_each_run(const MaskRuns& mask, const Body& body) {
+    for (std::size_t r = 0; r + 1 < mask.row_begin.size(); ++r) {
+        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
+            body(static_cast<std::ptrdiff_t>(r), mask.runs[i]);
+        }
+    }
+}
 
 // The eight neighbours and the pixel itself (code 4), so that the earliest in raster order has the highest
 // code. A candidate is 16 * height + code: its maximum is the highest neighbour, ties broken, and says which
@@ -24,78 +56,86 @@ constexpr Label kFirstBasin = -2;
 constexpr int kCodes = 9;
 constexpr std::int16_t kMaskedOut = -256;
 
-void climb(Plane<const std::uint8_t> height, Plane<const bool> mask, Plane<Label> pointers) {
+NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here,
+                                      const std::int16_t* below, std::ptrdiff_t count,
+                                      std::int16_t* highest) {
+    for (std::ptrdiff_t c = 0; c < count; ++c) {
+        const std::int16_t* const rows[] = {above + c - 1, here + c - 1, below + c - 1};
+        std::int16_t best = kMaskedOut;
+        for (int k = 0; k < kCodes; ++k) {
+            const auto candidate = static_cast<std::int16_t>(rows[k / 3][k % 3] + (kCodes - 1 - k));
+            best = candidate > best ? candidate : best;
+        }
+        highest[c] = best;
+    }
+}
+NUCFAST_VARIANTS(void, find_highest,
+                 (const std::int16_t* above, const std::int16_t* here, const std::int16_t* below,
+                  std::ptrdiff_t count, std::int16_t* highest),
+                 (above, here, below, count, highest))
+
+void climb(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<Label> pointers) {
     const std::ptrdiff_t cols = height.cols;
     std::array<Label, kCodes> offset{};
     for (int code = 0; code < kCodes; ++code) {
-        offset[code] = static_cast<Label>((1 - code / 3) * cols + (1 - code % 3));
+        offset[code] = static_cast<Label>(1 + (1 - code / 3) * cols + (1 - code % 3));
     }
     // Rows of 16 * height with one masked-out pixel at each end; above, at and below the current row.
     std::array<std::vector<std::int16_t>, 3> rows;
     for (auto& row : rows) row.assign(static_cast<std::size_t>(cols) + 2, kMaskedOut);
     const auto load = [&](std::ptrdiff_t r) {
-        std::int16_t* row = rows[r % 3].data() + 1;
-        if (r == height.rows) {
-            std::fill(row, row + cols, kMaskedOut);
-            return;
-        }
-        const std::uint8_t* heights = height.row(r);
-        const auto* inside = reinterpret_cast<const std::uint8_t*>(mask.row(r));
-        for (std::ptrdiff_t c = 0; c < cols; ++c) {
-            row[c] = inside[c] != 0 ? static_cast<std::int16_t>(heights[c] << 4) : kMaskedOut;
+        std::int16_t* const row = rows[r % 3].data() + 1;
+        std::fill(row, row + cols, kMaskedOut);
+        if (r == height.rows) return;
+        const std::uint8_t* const heights = height.row(r);
+        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
+            for (auto c = mask.runs[i].begin; c < mask.runs[i].end; ++c) {
+                row[c] = static_cast<std::int16_t>(heights[c] << 4);
+            }
         }
     };
     std::vector<std::int16_t> highest(static_cast<std::size_t>(cols));
     load(0);
     for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
         load(r + 1);
-        const std::int16_t* above = rows[(r + 2) % 3].data();
-        const std::int16_t* here = rows[r % 3].data();
-        const std::int16_t* below = rows[(r + 1) % 3].data();
-        const auto candidate = [](std::int16_t value, int code) {
-            return static_cast<std::int16_t>(value + code);
-        };
-        for (std::ptrdiff_t c = 0; c < cols; ++c) {
-            std::int16_t best = candidate(above[c], 8);
-            best = std::max(best, candidate(above[c + 1], 7));
-            best = std::max(best, candidate(above[c + 2], 6));
-            best = std::max(best, candidate(here[c], 5));
-            best = std::max(best, candidate(here[c + 1], 4));
-            best = std::max(best, candidate(here[c + 2], 3));
-            best = std::max(best, candidate(below[c], 2));
-            best = std::max(best, candidate(below[c + 1], 1));
-            best = std::max(best, below[c + 2]);
-            highest[c] = here[c + 1] < 0 ? kMaskedOut : best;
-        }
-        Label* out = pointers.row(r);
+        Label* const out = pointers.row(r);
+        std::fill(out, out + cols, kOutside);
         const auto first = static_cast<Label>(r * cols);
-        for (std::ptrdiff_t c = 0; c < cols; ++c) {
-            out[c] = highest[c] < 0 ? kOutside : first + static_cast<Label>(c) + offset[highest[c] & 15];
+        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
+            const Run run = mask.runs[i];
+            const std::ptrdiff_t at = 1 + run.begin;
+            find_highest(rows[(r + 2) % 3].data() + at, rows[r % 3].data() + at,
+                         rows[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
+            for (auto c = run.begin; c < run.end; ++c) {
+                out[c] = first + c + offset[highest[c - run.begin] & 15];
+            }
         }
     }
 }
 
 // Replaces pointers by basins and returns the summit of each basin. Every pixel is walked over once and
 // written once: a walk ends where an earlier one has been.
-std::vector<Label> follow(Plane<Label> pointers) {
+std::vector<Label> follow(const MaskRuns& mask, Plane<Label> pointers) {
     std::vector<Label> summits;
     std::vector<Label> path;
     Label* const pointer = pointers.data;
-    const auto size = static_cast<Label>(pointers.size());
-    for (Label start = 0; start < size; ++start) {
-        if (pointer[start] < 0) continue;
-        Label here = start;
-        while (pointer[here] >= 0 && pointer[here] != here) {
-            path.push_back(here);
-            here = pointer[here];
+    for_each_run(mask, [&](std::ptrdiff_t r, Run run) {
+        const auto first = static_cast<Label>(r * pointers.cols);
+        for (Label start = first + run.begin; start < first + run.end; ++start) {
+            if (pointer[start] < 0) continue;
+            Label here = start;
+            while (pointer[here] >= 0 && pointer[here] != here + 1) {
+                path.push_back(here);
+                here = pointer[here] - 1;
+            }
+            if (pointer[here] == here + 1) {
+                pointer[here] = -1 - static_cast<Label>(summits.size());
+                summits.push_back(here);
+            }
+            for (const Label i : path) pointer[i] = pointer[here];
+            path.clear();
         }
-        if (pointer[here] == here) {
-            pointer[here] = kFirstBasin - static_cast<Label>(summits.size());
-            summits.push_back(here);
-        }
-        for (const Label i : path) pointer[i] = pointer[here];
-        path.clear();
-    }
+    });
     return summits;
 }
 
@@ -159,21 +199,20 @@ class SaddleTable {
     std::size_t last_ = 0;
 };
 
-SaddleTable find_saddles(Plane<const std::uint8_t> height, Plane<const Label> basins) {
+SaddleTable find_saddles(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<const Label> basins) {
     SaddleTable table;
     const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
-        if (basin == other || basin == kOutside || other == kOutside) return;
-        table.add(kFirstBasin - other, kFirstBasin - basin, std::min(h, g));
+        if (basin != other && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
     };
-    for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
-        const Label* basin = basins.row(r);
-        const std::uint8_t* h = height.row(r);
-        for (std::ptrdiff_t c = 1; c < height.cols; ++c) look(basin[c], basin[c - 1], h[c], h[c - 1]);
-        if (r == 0) continue;
-        const Label* above = basins.row(r - 1);
-        const std::uint8_t* g = height.row(r - 1);
-        for (std::ptrdiff_t c = 0; c < height.cols; ++c) look(basin[c], above[c], h[c], g[c]);
-    }
+    for_each_run(mask, [&](std::ptrdiff_t r, Run run) {
+        const Label* const basin = basins.row(r);
+        const std::uint8_t* const h = height.row(r);
+        for (std::ptrdiff_t c = run.begin + 1; c < run.end; ++c) look(basin[c], basin[c - 1], h[c], h[c - 1]);
+        if (r == 0) return;
+        const Label* const above = basins.row(r - 1);
+        const std::uint8_t* const g = height.row(r - 1);
+        for (std::ptrdiff_t c = run.begin; c < run.end; ++c) look(basin[c], above[c], h[c], g[c]);
+    });
     return table;
 }
 
@@ -244,24 +283,94 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
     return count;
 }
 
+Label split_mask(Plane<const std::uint8_t> height, Mask mask, int min_rise, Plane<Label> nuclei) {
+    const MaskRuns runs = runs_of(mask);
+    climb(height, runs, nuclei);
+    const std::vector<Label> summits = follow(runs, nuclei);
+    const SaddleTable table = find_saddles(height, runs, {nuclei.data, nuclei.rows, nuclei.cols});
+    const std::vector<Label> group = join(height, summits, table.saddles(), min_rise);
+    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
+        Label* const row = nuclei.row(r);
+        for (auto c = run.begin; c < run.end; ++c) row[c] = group[-1 - row[c]] + 1;
+    });
+    return keep_largest_parts(nuclei, group.size());
+}
+
+// Keeps the pixels of each nucleus that have at least `share` of its highest probability; pixels of the mask
+// that belong to no nucleus count as one.
+void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> nuclei, Label count, double share,
+                  Plane<std::uint8_t> mask) {
+    std::vector<std::uint8_t> lowest(static_cast<std::size_t>(count) + 1, 0);
+    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
+        if (mask.data[i] == 0) continue;
+        std::uint8_t& peak = lowest[nuclei.data[i]];
+        peak = std::max(peak, probability.data[i]);
+    }
+    for (std::uint8_t& peak : lowest) peak = static_cast<std::uint8_t>(std::ceil(share * peak));
+    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
+        if (mask.data[i] == 0) continue;
+        mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= lowest[nuclei.data[i]]);
+    }
+}
+
+// Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image.
+void fill_holes(double max_px, Plane<std::uint8_t> mask) {
+    std::vector<std::uint8_t> outside(static_cast<std::size_t>(mask.size()));
+    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) outside[i] = mask.data[i] ^ 1U;
+    const Plane<const bool> background{reinterpret_cast<const bool*>(outside.data()), mask.rows, mask.cols};
+    const RunComponents parts = run_components(background, 4, 1);
+    constexpr std::int64_t open = std::numeric_limits<std::int64_t>::max() / 2;  // no run makes it overflow
+    std::vector<std::int64_t> area(static_cast<std::size_t>(parts.count) + 1, 0);
+    const auto visit = [&](const auto& body) {
+        for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
+            for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
+                body(r, parts.runs[i], area[parts.labels[i]]);
+            }
+        }
+    };
+    visit([&](std::ptrdiff_t r, Run run, std::int64_t& pixels) {
+        pixels += run.end - run.begin;
+        if (r == 0 || r + 1 == mask.rows || run.begin == 0 || run.end == mask.cols) pixels = open;
+    });
+    visit([&](std::ptrdiff_t r, Run run, std::int64_t pixels) {
+        if (static_cast<double>(pixels) > max_px) return;
+        std::fill(mask.row(r) + run.begin, mask.row(r) + run.end, std::uint8_t{1});
+    });
+}
+
+void expect_size(Plane<Label> nuclei, const char* name) {
+    if (nuclei.size() >= std::numeric_limits<Label>::max()) {
+        throw std::length_error(std::string(name) + ": expected fewer than 2^31 - 1 pixels, got " +
+                                std::to_string(nuclei.size()));
+    }
+}
+
 }  // namespace
 
 Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
                       Plane<Label> nuclei) {
-    if (nuclei.size() > std::numeric_limits<Label>::max()) {
-        throw std::length_error("height: expected fewer than 2^31 pixels, got " +
-                                std::to_string(nuclei.size()));
-    }
+    expect_size(nuclei, "height");
     if (nuclei.size() == 0) return 0;
-    climb(height, mask, nuclei);
-    const std::vector<Label> summits = follow(nuclei);
-    const SaddleTable table = find_saddles(height, {nuclei.data, nuclei.rows, nuclei.cols});
-    const std::vector<Label> group = join(height, summits, table.saddles(), min_rise);
-    for (std::ptrdiff_t i = 0; i < nuclei.size(); ++i) {
-        Label& pixel = nuclei.data[i];
-        pixel = pixel == kOutside ? 0 : group[kFirstBasin - pixel] + 1;
+    return split_mask(height, {reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols},
+                      min_rise, nuclei);
+}
+
+Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
+                  const NucleiSettings& settings, Plane<Label> nuclei) {
+    expect_size(nuclei, "probability");
+    if (nuclei.size() == 0) return 0;
+    std::vector<std::uint8_t> inside(static_cast<std::size_t>(nuclei.size()));
+    const Plane<std::uint8_t> mask{inside.data(), nuclei.rows, nuclei.cols};
+    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
+        mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= settings.threshold);
     }
-    return keep_largest_parts(nuclei, group.size());
+    const Mask found{inside.data(), nuclei.rows, nuclei.cols};
+    if (settings.peak_share > 0) {
+        const Label count = split_mask(height, found, settings.min_rise, nuclei);
+        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, count, settings.peak_share, mask);
+    }
+    fill_holes(settings.max_hole_px, mask);
+    return split_mask(height, found, settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast

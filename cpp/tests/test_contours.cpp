@@ -12,7 +12,7 @@ TEST(contours_pinch_vertex_encloses_the_hole) {
     const std::vector<Label> map = {1, 1, 1,  //
                                     1, 0, 1,  //
                                     1, 1, 0};
-    const Rings rings = contours({map.data(), 3, 3}, RingStyle::edges);
+    const Rings rings = contours({map.data(), 3, 3}, RingStyle::edges, 2);
     CHECK(rings.labels == std::vector<Label>{1});
     CHECK((rings.points == std::vector<float>{0, 0, 3, 0, 3, 2, 2, 2, 2, 3, 0, 3, 0, 0}));
 }
@@ -20,7 +20,7 @@ TEST(contours_pinch_vertex_encloses_the_hole) {
 TEST(contours_diagonal_parts_stay_apart) {
     const Label big = std::numeric_limits<Label>::max();
     const std::vector<Label> map = {0, big, big, 0};
-    const Rings rings = contours({map.data(), 2, 2}, RingStyle::midpoints);
+    const Rings rings = contours({map.data(), 2, 2}, RingStyle::midpoints, 1);
     CHECK((rings.labels == std::vector<Label>{big, big}));
     CHECK((rings.offsets == std::vector<std::int64_t>{0, 5, 10}));
     CHECK(rings.points[0] == 1.5F && rings.points[1] == 0.0F);
@@ -31,8 +31,8 @@ TEST(contours_of_all_small_maps_have_the_right_area) {
     for (int bits = 0; bits < 1 << 16; ++bits) {
         std::vector<Label> map(16);
         for (int i = 0; i < 16; ++i) map[i] = bits >> i & 1;
-        const Rings edges = contours({map.data(), 4, 4}, RingStyle::edges);
-        const Rings middles = contours({map.data(), 4, 4}, RingStyle::midpoints);
+        const Rings edges = contours({map.data(), 4, 4}, RingStyle::edges, 2);
+        const Rings middles = contours({map.data(), 4, 4}, RingStyle::midpoints, 1);
         CHECK(edges.labels == middles.labels);
         const auto area = [](const Rings& rings, std::size_t ring) {
             float twice = 0;
@@ -53,12 +53,12 @@ TEST(contours_refuse_negative_labels) {
     const Label map[] = {0, -1};
     bool caught = false;
     try {
-        contours({map, 1, 2}, RingStyle::edges);
+        contours({map, 1, 2}, RingStyle::edges, 2);
     } catch (const std::invalid_argument&) {
         caught = true;
     }
     CHECK(caught);
-    CHECK(contours({nullptr, 0, 5}, RingStyle::edges).offsets.size() == 1);
+    CHECK(contours({nullptr, 0, 5}, RingStyle::edges, 2).offsets.size() == 1);
 }
 
 }  // namespace nucfast

@@ -16,7 +16,7 @@ TEST(overlaps_counts_pairs_areas_and_centroids) {
                                       7, 7, 0, 3};
     const std::vector<Label> pred = {0, top, top, 0,  //
                                      0, top, 2,   2};
-    const auto found = overlaps({truth.data(), 2, 4}, {pred.data(), 2, 4});
+    const auto found = overlaps({truth.data(), 2, 4}, {pred.data(), 2, 4}, 2);
     CHECK((found.true_id == Ids{3, 7}));
     CHECK((found.pred_id == Ids{2, top}));
     CHECK((found.count == Ids{1, 2}));
@@ -35,21 +35,21 @@ TEST(overlaps_survives_more_pairs_than_the_first_table_holds) {
         truth.push_back(i + 1);
         pred.push_back(i % 2 ? i + 1 : 0);
     }
-    const auto found = overlaps({truth.data(), side, side}, {pred.data(), side, side});
+    const auto found = overlaps({truth.data(), side, side}, {pred.data(), side, side}, 3);
     CHECK(found.truth.ids.size() == side * side);
     CHECK(found.count == Ids(side * side / 2, 1));
 }
 
 TEST(overlaps_of_nothing_is_empty) {
-    CHECK(overlaps({nullptr, 0, 5}, {nullptr, 0, 5}).truth.ids.empty());
-    CHECK(overlaps({nullptr, 5, 0}, {nullptr, 5, 0}).pred.ids.empty());
+    CHECK(overlaps({nullptr, 0, 5}, {nullptr, 0, 5}, 1).truth.ids.empty());
+    CHECK(overlaps({nullptr, 5, 0}, {nullptr, 5, 0}, 1).pred.ids.empty());
 }
 
 TEST(overlaps_refuses_negative_ids) {
     const std::vector<Label> fine = {1}, negative = {-1};
     bool caught = false;
     try {
-        overlaps({fine.data(), 1, 1}, {negative.data(), 1, 1});
+        overlaps({fine.data(), 1, 1}, {negative.data(), 1, 1}, 1);
     } catch (const std::invalid_argument&) {
         caught = true;
     }

@@ -15,7 +15,7 @@ std::vector<Label> flood(const std::vector<T>& elevation, const std::vector<std:
     const auto rows = static_cast<std::ptrdiff_t>(labels.size()) / cols;
     watershed(Plane<const T>{elevation.data(), rows, cols},
               Plane<const bool>{reinterpret_cast<const bool*>(mask.data()), rows, cols},
-              Plane<Label>{labels.data(), rows, cols});
+              Plane<const Label>{labels.data(), rows, cols}, 2, Plane<Label>{labels.data(), rows, cols});
     return labels;
 }
 

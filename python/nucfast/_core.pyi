@@ -9,12 +9,23 @@ from numpy.typing import NDArray
 def set_isa(limit: str | None) -> str: ...
 
 # overlap
+def instance_sums(
+    true_id: NDArray[np.int64],
+    pred_id: NDArray[np.int64],
+    count: NDArray[np.int64],
+    iou: NDArray[np.float64],
+    true_ids: NDArray[np.int64],
+    true_areas: NDArray[np.int64],
+    pred_ids: NDArray[np.int64],
+    pred_areas: NDArray[np.int64],
+    thresholds: list[float],
+) -> tuple[int, float, list[int], float, int, int, int, int]: ...
 def match_pairs(
     true_id: NDArray[np.int64], pred_id: NDArray[np.int64], weight: NDArray[np.float64]
 ) -> NDArray[np.int64]: ...
 def match_points(true: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.int64]: ...
 def overlaps(
-    true: NDArray[np.int32], pred: NDArray[np.int32]
+    true: NDArray[np.int32], pred: NDArray[np.int32], threads: int
 ) -> tuple[
     NDArray[np.int64],
     NDArray[np.int64],
@@ -30,11 +41,13 @@ def overlaps(
 
 # contours
 def contours(
-    labels: NDArray[np.int32], midpoints: bool
+    labels: NDArray[np.int32], midpoints: bool, threads: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]: ...
 
 # properties
-def intensity_sums(labels: NDArray[np.int32], intensity: NDArray[Any], sums: NDArray[np.float64]) -> None: ...
+def intensity_sums(
+    labels: NDArray[np.int32], intensity: NDArray[Any], pixels: NDArray[np.int64], sums: NDArray[np.float64]
+) -> None: ...
 def region_properties(
     labels: NDArray[np.int32],
     area: NDArray[np.int64],
@@ -85,7 +98,29 @@ def label_components(image: NDArray[Any], out: NDArray[Any], connectivity: int, 
 def distance_transform(image: NDArray[Any], out: NDArray[Any], threads: int) -> None: ...
 
 # split
+def find_nuclei(
+    probability: NDArray[Any],
+    height: NDArray[Any],
+    threshold: int,
+    min_rise: int,
+    peak_share: float,
+    max_hole_px: float,
+    out: NDArray[Any],
+) -> int: ...
 def split_instances(height: NDArray[Any], mask: NDArray[Any], min_rise: int, out: NDArray[Any]) -> int: ...
 
 # watershed
-def watershed(elevation: NDArray[Any], mask: NDArray[Any], labels: NDArray[Any]) -> None: ...
+def watershed(
+    elevation: NDArray[Any], mask: NDArray[Any], markers: NDArray[Any], out: NDArray[Any], threads: int
+) -> None: ...
+
+# hover_net
+def hover_net_labels(
+    nucleus_probability: NDArray[Any],
+    hv_map: NDArray[Any],
+    nucleus_threshold: float,
+    edge_threshold: float,
+    min_px: int,
+    threads: int,
+    out: NDArray[Any],
+) -> int: ...

@@ -3,7 +3,8 @@
 // Coordinates are (x, y) = (column, row) of pixel corners: pixel (r, c) covers [c, c + 1] x [r, r + 1].
 // Parts are found by union-find over the runs of all rows; then one walk per part follows the cracks between
 // its pixels and the rest, the part on its right hand (crack following: "Connectivity in digital pictures",
-// J. ACM 17, 1970; here with the 8-connected turn below). Cost: pixels + border length.
+// J. ACM 17, 1970; here with the 8-connected turn below). Parts are walked in raster order, so that the rows
+// of neighbours are in cache, and shared out to threads. Cost: pixels + border length.
 //
 // The walk reads labels, not a table of precomputed cracks, and branches on what it reads: that was measured
 // to be faster, because the processor then runs ahead of the memory.
@@ -42,8 +43,9 @@ struct Rings {
     std::vector<float> points;          // (P, 2) x, y: exact, they are multiples of 1/2 below 2^23
 };
 
-// Rings are ordered by label, those of one label by their first pixel in raster order. Throws
+// Rings are ordered by label, those of one label by their first pixel in raster order, whatever
+// `threads` is. Throws
 // std::invalid_argument at a negative label or a side beyond 2^23 px.
-Rings contours(Plane<const Label> labels, RingStyle style);
+Rings contours(Plane<const Label> labels, RingStyle style, int threads);
 
 }  // namespace nucfast

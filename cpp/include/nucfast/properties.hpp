@@ -38,14 +38,17 @@ struct RegionColumns {
 // side of the map is beyond 2^31 - 1 px.
 void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out);
 
-// Adds the intensities of each label's pixels to `sums` (count, channels).
+// Adds the number of each label's pixels to `pixels` (count), and their intensities to `sums` (count,
+// channels).
 //
 // The caller guarantees equal rows and columns. Throws std::invalid_argument if a label is negative or
-// greater than `count`; `sums` is then in an undefined state.
+// greater than `count`; the sums are then in an undefined state.
 template <typename T>
-void intensity_sums(Plane<const Label> labels, Image<const T> intensity, Plane<double> sums);
+void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels,
+                    Plane<double> sums);
 
-extern template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, Plane<double>);
-extern template void intensity_sums(Plane<const Label>, Image<const float>, Plane<double>);
+extern template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, std::int64_t*,
+                                    Plane<double>);
+extern template void intensity_sums(Plane<const Label>, Image<const float>, std::int64_t*, Plane<double>);
 
 }  // namespace nucfast

@@ -35,8 +35,28 @@ namespace nucfast {
 //   min_rise          in units of `height`; 0 or less joins nothing
 //
 // The caller guarantees equal shapes; `nuclei` must not overlap the inputs. Throws std::length_error for 2^31
-// or more pixels. Linear in pixels; the saddles lower than `min_rise` below a summit are sorted.
+// - 1 or more pixels. Linear in pixels; the saddles lower than `min_rise` below a summit are sorted.
 Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
                       Plane<Label> nuclei);
+
+struct NucleiSettings {
+    int threshold = 128;     // lowest probability in the mask
+    int min_rise = 1;        // as above
+    double peak_share = 0;   // 0..1; 0 skips step 2 below
+    double max_hole_px = 0;  // largest hole to fill
+};
+
+// From a network's maps to nuclei:
+//
+//   1. The mask is where the probability is at or above the threshold. It is split as above.
+//   2. Nucleus by nucleus, not clump by clump, since the far end of a clump must not decide about this one:
+//   of
+//      the mask stay the pixels with at least `peak_share` of the highest probability in their nucleus.
+//   3. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small.
+//   4. The mask is split as above, for good.
+//
+// Arguments, result and errors as above; `probability` has the shape of `height`.
+Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
+                  const NucleiSettings& settings, Plane<Label> nuclei);
 
 }  // namespace nucfast

@@ -6,9 +6,10 @@
 // at their own elevation. So the result is the same on every platform (Beucher, Meyer: The morphological
 // approach to segmentation, 1993; Barnes, Lehman, Mulla: Priority-flood, 2014).
 //
-// Elevations are small integers, so the queue is a list per level and a bit set of the levels in use, and
-// each pixel costs a constant. Connected parts of the mask cannot influence each other and are flooded one
-// after another: the queue and the pixels it points to stay in cache.
+// Elevations are small integers, so the queue is a list per level and each pixel costs a constant. Connected
+// parts of the mask cannot influence each other: they are flooded in batches of neighbouring parts, so that
+// the pixels stay in cache, and threads take batches. Marker pixels without anything to flood are never
+// queued.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +18,18 @@
 
 namespace nucfast {
 
-// Grows the non-zero pixels of `labels` in place.
+// Fills `labels` with the markers grown over their basins.
 //
 //   elevation  (H, W)  std::uint8_t or std::uint16_t; low at nucleus centres
-//   mask       (H, W)  labels live only where true; markers elsewhere are cleared
-//   labels     (H, W)  in: markers, out: nuclei; mask that no marker reaches stays 0
+//   mask       (H, W)  labels live only where true
+//   markers    (H, W)  0 = unlabelled; markers outside the mask are dropped
+//   labels     (H, W)  out: nuclei; mask that no marker reaches is 0. May be `markers` itself
 //
-// The caller guarantees equal shapes. Throws std::invalid_argument for a negative marker and
-// std::length_error for 2^31 or more pixels, both before `labels` is touched. Linear in pixels.
+// The caller guarantees equal shapes. The result does not depend on `threads`. Throws std::length_error for
+// 2^31 or more pixels, leaving `labels` untouched, and std::invalid_argument for a negative marker, leaving
+// `labels` in an undefined state. Linear in pixels.
 template <typename T>
-void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<Label> labels);
+void watershed(Plane<const T> elevation, Plane<const bool> mask, Plane<const Label> markers, int threads,
+               Plane<Label> labels);
 
 }  // namespace nucfast

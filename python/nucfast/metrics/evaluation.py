@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nucfast.metrics.classes import Types, as_int32, types_of
 from nucfast.metrics.scores import AP_THRESHOLDS, ClassScores, ImageScores, Scores
-from nucfast.ops.overlap import Overlaps, match_overlaps, match_points, overlaps
+from nucfast.ops.overlap import Overlaps, instance_sums, match_points, overlaps
 
 LabelMap: TypeAlias = NDArray[np.integer[Any]]
 
@@ -232,24 +232,18 @@ class Evaluator:
 
     def _add_segmentation(self, found: Overlaps) -> ImageScores:
         true, pred = len(found.true_ids), len(found.pred_ids)
-        # At IoU > 0.5 every pair is a match: no nucleus has two.
-        good = found.iou[found.iou > 0.5]
+        sums = instance_sums(found, thresholds=AP_THRESHOLDS)
         panoptic = _Tally()
-        panoptic.add(len(good), true, pred, math.fsum(good.tolist()))
-        self._panoptic.add(len(good), true, pred, panoptic.iou)
-        # At IoU >= 0.5 there are two where a nucleus meets its exact halves.
-        at_50 = match_overlaps(found, iou_threshold=0.5)
-        self._at_50.add(at_50.tp, true, pred, math.fsum(at_50.iou.tolist()))
-        precision = []
-        for threshold in AP_THRESHOLDS:
-            tp = _count(at_50.iou >= threshold)
-            precision.append(_ratio(tp, true + pred - tp))
+        panoptic.add(sums.good, true, pred, sums.good_iou)
+        self._panoptic.add(sums.good, true, pred, sums.good_iou)
+        self._at_50.add(sums.matched[0], true, pred, sums.matched_iou)
+        precision = [_ratio(tp, true + pred - tp) for tp in sums.matched]
         return ImageScores(
             true_nuclei=true,
             pred_nuclei=pred,
             dice=_ratio(2 * int(found.count.sum()), int(found.true_areas.sum() + found.pred_areas.sum())),
-            aji=_aggregated_jaccard(found, _favourites(found)),
-            aji_plus=_aggregated_jaccard(found, _best_matching(found)),
+            aji=_ratio(sums.best_shared, sums.best_union),
+            aji_plus=_ratio(sums.one_to_one_shared, sums.one_to_one_union),
             pq=panoptic.dq * panoptic.sq,
             dq=panoptic.dq,
             sq=panoptic.sq,
@@ -338,35 +332,3 @@ def _count(mask: NDArray[np.bool_]) -> int:
 
 def _ratio(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole else math.nan
-
-
-def _favourites(found: Overlaps) -> NDArray[np.int64]:
-    """Return the index of each overlapped true nucleus's pair of highest IoU."""
-    if not len(found.iou):
-        return np.zeros(0, dtype=np.int64)
-    first = np.flatnonzero(np.diff(found.true_id, prepend=0))  # ids start at 1
-    size = np.diff(first, append=len(found.iou))
-    tied = found.iou == np.repeat(np.maximum.reduceat(found.iou, first), size)
-    shared = np.where(tied, found.count, 0)
-    best = np.flatnonzero(shared == np.repeat(np.maximum.reduceat(shared, first), size))
-    _, leading = np.unique(found.true_id[best], return_index=True)
-    return best[leading]
-
-
-def _best_matching(found: Overlaps) -> NDArray[np.int64]:
-    """Return the indices of the pairs in the one-to-one matching with the largest sum of IoUs."""
-    matches = match_overlaps(found, iou_threshold=0.0, prefer="iou")
-    # Ids are below 2^31, so a pair fits one integer, and pairs are sorted.
-    key = found.true_id << 32 | found.pred_id
-    return np.searchsorted(key, matches.true_id << 32 | matches.pred_id).astype(np.int64)
-
-
-def _aggregated_jaccard(found: Overlaps, pairs: NDArray[np.int64]) -> float:
-    """Return the Jaccard index over the nuclei of ``pairs``, all other nuclei adding to the union."""
-    true = np.searchsorted(found.true_ids, found.true_id[pairs])
-    pred = np.searchsorted(found.pred_ids, found.pred_id[pairs])
-    shared = int(found.count[pairs].sum())
-    union = int((found.true_areas[true] + found.pred_areas[pred]).sum()) - shared
-    unpaired_true = int(found.true_areas.sum() - found.true_areas[true].sum())
-    unpaired_pred = int(found.pred_areas.sum() - found.pred_areas[np.unique(pred)].sum())
-    return _ratio(shared, union + unpaired_true + unpaired_pred)

@@ -3,10 +3,11 @@
 from nucfast.ops.components import label
 from nucfast.ops.contours import Rings, contours
 from nucfast.ops.distance import distance_transform
+from nucfast.ops.hover_net import hover_net_labels
 from nucfast.ops.overlap import Matches, Overlaps, match, overlaps
-from nucfast.ops.properties import region_properties
+from nucfast.ops.properties import mean_intensity, region_properties
 from nucfast.ops.rasterize import rasterize
-from nucfast.ops.split import split_instances
+from nucfast.ops.split import find_nuclei, split_instances
 from nucfast.ops.stain import REFERENCE_STAINS, Stains, fit_stains, normalize_stain
 from nucfast.ops.tiles import blend, stitch, tile
 from nucfast.ops.watershed import find_seeds, watershed
@@ -20,10 +21,13 @@ __all__ = [
     "blend",
     "contours",
     "distance_transform",
+    "find_nuclei",
     "find_seeds",
     "fit_stains",
+    "hover_net_labels",
     "label",
     "match",
+    "mean_intensity",
     "normalize_stain",
     "overlaps",
     "rasterize",

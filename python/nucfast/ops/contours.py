@@ -31,7 +31,9 @@ class Rings:
     points: NDArray[np.float32]
 
 
-def contours(labels: NDArray[np.int32], *, style: Literal["edges", "midpoints"] = "edges") -> Rings:
+def contours(
+    labels: NDArray[np.int32], *, style: Literal["edges", "midpoints"] = "edges", threads: int = 1
+) -> Rings:
     """Trace the outer ring of every 4-connected part of every label.
 
     Holes are not traced: a ring encloses them. Every ring is simple, in particular valid for shapely and for
@@ -42,6 +44,7 @@ def contours(labels: NDArray[np.int32], *, style: Literal["edges", "midpoints"] 
         style: ``"edges"`` follows the edges of the pixels: the area is that of the pixels and their holes.
             ``"midpoints"`` joins the middles of those edges, which makes straight lines of staircases; the
             ring holds the centres of the same pixels and its area is exactly 1/2 px less.
+        threads: at most so many; the result does not depend on it.
 
     Returns:
         The rings, ordered by label, those of one label by their first pixel in raster order. A ring starts
@@ -50,8 +53,10 @@ def contours(labels: NDArray[np.int32], *, style: Literal["edges", "midpoints"] 
     Raises:
         TypeError: ``labels`` is not int32; nothing is cast silently.
         ValueError: ``labels`` is not two-dimensional, too large or holds a negative value; ``style`` is
-            unknown.
+            unknown; ``threads`` is below 1.
     """
     if style not in ("edges", "midpoints"):
         raise ValueError(f"style: expected 'edges' or 'midpoints', got {style!r}")
-    return Rings(*_core.contours(np.ascontiguousarray(labels), style == "midpoints"))
+    if threads < 1:
+        raise ValueError(f"threads: expected 1 or more, got {threads}")
+    return Rings(*_core.contours(np.ascontiguousarray(labels), style == "midpoints", threads))

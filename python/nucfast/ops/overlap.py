@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Matches:
         return len(self.missed_true)
 
 
-def overlaps(true: NDArray[np.int32], pred: NDArray[np.int32]) -> Overlaps:
+def overlaps(true: NDArray[np.int32], pred: NDArray[np.int32], *, threads: int = 1) -> Overlaps:
     """Count the pixels that each true nucleus shares with each predicted one.
 
     Linear in pixels; there is no dense matrix, and ids may be anything from 1 to 2^31 - 1 with gaps.
@@ -84,12 +85,69 @@ def overlaps(true: NDArray[np.int32], pred: NDArray[np.int32]) -> Overlaps:
     Args:
         true: (H, W) int32, 0 = background.
         pred: (H, W) int32, 0 = background.
+        threads: at most so many; the result does not depend on it.
 
     Raises:
         TypeError: a map is not int32; nothing is cast silently.
-        ValueError: shapes differ, or an id is negative.
+        ValueError: shapes differ, an id is negative, or ``threads`` is below 1.
     """
-    return Overlaps(*_core.overlaps(np.ascontiguousarray(true), np.ascontiguousarray(pred)))
+    if threads < 1:
+        raise ValueError(f"threads: expected 1 or more, got {threads}")
+    return Overlaps(*_core.overlaps(np.ascontiguousarray(true), np.ascontiguousarray(pred), threads))
+
+
+@dataclass(frozen=True)
+class InstanceSums:
+    """What the instance scores of one image are made of; pixels and pairs are whole numbers.
+
+    Attributes:
+        good: pairs with IoU > 0.5; no nucleus is in two of them.
+        good_iou: the sum of their IoUs.
+        matched: by threshold, the pairs of ``match_overlaps(found, iou_threshold=0.5)`` that reach it.
+        matched_iou: the sum of the IoUs of that matching.
+        best_shared: pixels that each overlapped true nucleus shares with the predicted one of highest IoU
+            (ties: the larger overlap, then the smaller id), which several may take.
+        best_union: pixels of the unions of these pairs and of all nuclei left over.
+        one_to_one_shared: pixels shared by the pairs of the one-to-one matching with the largest sum of IoUs.
+        one_to_one_union: pixels of their unions and of all nuclei left over.
+    """
+
+    good: int
+    good_iou: float
+    matched: list[int]
+    matched_iou: float
+    best_shared: int
+    best_union: int
+    one_to_one_shared: int
+    one_to_one_union: int
+
+
+def instance_sums(found: Overlaps, *, thresholds: Sequence[float]) -> InstanceSums:
+    """Add up overlaps as AP, PQ and AJI need them.
+
+    Args:
+        found: the result of ``overlaps``.
+        thresholds: IoUs from 0.5 to 1 at which ``InstanceSums.matched`` counts.
+
+    Raises:
+        ValueError: a threshold is outside 0.5 to 1.
+    """
+    for threshold in thresholds:
+        if not 0.5 <= threshold <= 1.0:
+            raise ValueError(f"thresholds: expected 0.5 to 1, got {threshold}")
+    return InstanceSums(
+        *_core.instance_sums(
+            found.true_id,
+            found.pred_id,
+            found.count,
+            found.iou,
+            found.true_ids,
+            found.true_areas,
+            found.pred_ids,
+            found.pred_areas,
+            list(thresholds),
+        )
+    )
 
 
 def match(true: NDArray[np.int32], pred: NDArray[np.int32], *, iou_threshold: float = 0.5) -> Matches:

@@ -102,11 +102,35 @@ def region_properties(
         "circularity": circularity,
     }
     if intensity is not None:
-        channels = np.ascontiguousarray(intensity[..., np.newaxis] if intensity.ndim == 2 else intensity)
-        sums = np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
-        _core.intensity_sums(labels, channels, sums)
-        if not np.isfinite(sums).all():  # one bad pixel spoils its label's sum, so the pixels need no look
-            raise ValueError("intensity: expected finite values, got NaN or infinity inside a label")
-        means = sums / n[:, np.newaxis]
-        columns["mean_intensity"] = means[:, 0] if intensity.ndim == 2 else means
+        columns["mean_intensity"] = mean_intensity(labels, intensity, count=count)
     return columns
+
+
+def mean_intensity(
+    labels: NDArray[np.int32], intensity: NDArray[np.uint8] | NDArray[np.float32], *, count: int
+) -> NDArray[np.float64]:
+    """Average an image over every label: row i belongs to label i + 1.
+
+    Args:
+        labels: (H, W) int32. 0 = background, 1..count = objects.
+        intensity: (H, W) or (H, W, C), uint8 or float32.
+        count: the number of rows N.
+
+    Returns:
+        (N,) or (N, C) float64; NaN for a label that does not occur.
+
+    Raises:
+        TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
+        ValueError: ``labels`` holds a negative value or one greater than ``count``; ``intensity`` is not
+            finite inside a label; shapes differ from the above.
+    """
+    if count < 0:
+        raise ValueError(f"count: expected a value >= 0, got {count}")
+    channels = np.ascontiguousarray(intensity[..., np.newaxis] if intensity.ndim == 2 else intensity)
+    pixels = np.zeros(count, np.int64)
+    sums = np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
+    _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums)
+    if not np.isfinite(sums).all():  # one bad pixel spoils its label's sum, so the pixels need no look
+        raise ValueError("intensity: expected finite values, got NaN or infinity inside a label")
+    means = sums / np.where(pixels == 0, np.nan, pixels)[:, np.newaxis]
+    return means[:, 0] if intensity.ndim == 2 else means

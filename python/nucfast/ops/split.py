@@ -48,3 +48,48 @@ def split_instances(
     nuclei = np.empty(height.shape, np.int32) if out is None else out
     _core.split_instances(height, np.ascontiguousarray(mask), min_rise, nuclei)
     return nuclei
+
+
+def find_nuclei(
+    probability: NDArray[np.uint8],
+    height: NDArray[np.uint8],
+    *,
+    threshold: int,
+    min_rise: int,
+    peak_share: float = 0.0,
+    max_hole_px: float = 0.0,
+    out: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """Turn a network's maps into nuclei.
+
+    The mask is where the probability is at or above ``threshold``. It is split by ``split_instances``; of
+    each nucleus stay the pixels with at least ``peak_share`` of its highest probability, so that with a low
+    threshold faint nuclei are found and clear ones are not widened. Then small holes of the mask are filled,
+    and it is split for good.
+
+    Args:
+        probability: (H, W) uint8, of nucleus.
+        height: (H, W) uint8, higher towards nucleus centres, such as a predicted distance to the edge.
+        threshold: lowest probability in the mask, 1 to 255.
+        min_rise: how far a summit of ``height`` must stand out, as for ``split_instances``.
+        peak_share: 0 to 1; 0 leaves the mask as it is.
+        max_hole_px: 4-connected holes of at most so many pixels are filled unless they reach the edge.
+        out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array.
+
+    Returns:
+        (H, W) int32: 0, or 1..n, as ``split_instances`` returns it.
+
+    Raises:
+        TypeError: a dtype differs from the above; nothing is cast silently.
+        ValueError: shapes differ, or ``threshold`` or ``peak_share`` is out of range.
+    """
+    if not 1 <= threshold <= 255:
+        raise ValueError(f"threshold: expected 1 to 255, got {threshold}")
+    if not 0.0 <= peak_share <= 1.0:
+        raise ValueError(f"peak_share: expected 0 to 1, got {peak_share}")
+    probability = np.ascontiguousarray(probability)
+    nuclei = np.empty(probability.shape, np.int32) if out is None else out
+    _core.find_nuclei(
+        probability, np.ascontiguousarray(height), threshold, min_rise, peak_share, max_hole_px, nuclei
+    )
+    return nuclei

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +52,8 @@ def watershed(
     markers: NDArray[np.int32],
     *,
     mask: NDArray[np.bool_],
+    out: NDArray[np.int32] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.int32]:
     """Grow each marker over its basin, 4-connected.
 
@@ -64,17 +68,22 @@ def watershed(
 
     Args:
         elevation: (H, W) uint8 or uint16; low at nucleus centres.
-        markers: (H, W) int32. 0 = unlabelled, positive = seeds, under any numbers. Not modified.
+        markers: (H, W) int32. 0 = unlabelled, positive = seeds, under any numbers.
         mask: (H, W) bool. Labels never leave it; markers outside are dropped.
+        out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array; may be ``markers``
+            itself.
+        threads: at most so many; the result does not depend on it.
 
     Returns:
-        (H, W) int32, a new array holding the ids of ``markers``; 0 = background, and mask that no marker
-        reaches.
+        (H, W) int32 holding the ids of ``markers``; 0 = background, and mask that no marker reaches.
 
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
         ValueError: shapes differ, or ``markers`` holds a negative number.
     """
-    labels = np.array(markers, order="C", copy=True)
-    _core.watershed(np.ascontiguousarray(elevation), np.ascontiguousarray(mask), labels)
+    if threads < 1:
+        raise ValueError(f"threads: expected 1 or more, got {threads}")
+    levels: NDArray[Any] = np.ascontiguousarray(elevation)
+    labels = np.empty(levels.shape, np.int32) if out is None else out
+    _core.watershed(levels, np.ascontiguousarray(mask), np.ascontiguousarray(markers), labels, int(threads))
     return labels

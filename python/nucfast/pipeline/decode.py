@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nucfast.engine import Bundle
 from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei
-from nucfast.ops import contours, label, region_properties, split_instances
+from nucfast.ops import contours, find_nuclei, mean_intensity, region_properties
 from nucfast.pipeline.grid import Region, Window
 from nucfast.pipeline.maps import Maps
 
@@ -68,14 +68,18 @@ def decode_region(
     settings, window, um = bundle.decoder, region.decoded, mpp * scale
     nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
     height = np.ascontiguousarray(maps["distance"][..., 0])
-    mask = nucleus >= settings.nucleus_threshold
-    if settings.peak_share > 0:
-        # Nucleus by nucleus, not clump by clump: the far end of a clump must not decide about this one.
-        wide = split_instances(height, mask, min_rise=settings.min_rise)
-        mask &= nucleus >= np.ceil(settings.peak_share * peaks(wide, nucleus)).astype(np.uint8)[wide]
-    mask = fill_holes(mask, max_px=settings.max_hole_um2 / um**2)
-    labels = split_instances(height, mask, min_rise=settings.min_rise)
-    shape = region_properties(labels, intensity=np.dstack([image, nucleus]))
+    labels = find_nuclei(
+        nucleus,
+        height,
+        threshold=settings.nucleus_threshold,
+        min_rise=settings.min_rise,
+        peak_share=settings.peak_share,
+        max_hole_px=settings.max_hole_um2 / um**2,
+    )
+    shape = region_properties(labels)
+    count = len(shape["area"])
+    color = mean_intensity(labels, image, count=count)
+    probability = mean_intensity(labels, nucleus, count=count)
 
     corner = np.array([window.top, window.left])
     # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a
@@ -91,7 +95,6 @@ def decode_region(
     vertices, offsets = _rings(labels, keep)
     first = shape["first_pixel"][keep].astype(np.int64) + corner
     box = shape["bbox"][keep] + np.tile(corner, 2)
-    means = shape["mean_intensity"][keep]
     lengths_um = {
         "perimeter_um": shape["perimeter"],
         "major_axis_um": shape["major_axis_length"],
@@ -104,9 +107,9 @@ def decode_region(
         "solidity": shape["solidity"][keep],
         "circularity": shape["circularity"][keep],
         "orientation_rad": shape["orientation"][keep],
-        "mean_red": means[:, 0],
-        "mean_green": means[:, 1],
-        "mean_blue": means[:, 2],
+        "mean_red": color[keep, 0],
+        "mean_green": color[keep, 1],
+        "mean_blue": color[keep, 2],
     }
     nuclei = Nuclei(
         id=first[:, 0] << 32 | first[:, 1],
@@ -114,7 +117,7 @@ def decode_region(
         y=(centroid[keep, 0] + 0.5) * scale,
         bbox=box[:, [1, 0, 3, 2]] * scale,
         class_id=class_id[keep],
-        probability=(means[:, 3] / 255.0).astype(np.float32),
+        probability=(probability[keep] / 255.0).astype(np.float32),
         class_probability=class_probability[keep],
         features={name: value.astype(np.float32) for name, value in features.items()},
         vertices=(vertices + corner[::-1]) * scale,
@@ -123,23 +126,6 @@ def decode_region(
         mpp=mpp,
     )
     return Decoded(nuclei, _count_cut(box, window, slide))
-
-
-def peaks(labels: NDArray[np.int32], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Highest value by label; entry 0 is the background's."""
-    highest = np.zeros(labels.max(initial=0) + 1, np.uint8)
-    np.maximum.at(highest, labels.ravel(), values.ravel())
-    return highest
-
-
-def fill_holes(mask: NDArray[np.bool_], *, max_px: float) -> NDArray[np.bool_]:
-    """Close holes of at most ``max_px`` pixels that do not reach the edge of the mask."""
-    background = label(~mask, connectivity=4)
-    small = np.bincount(background.ravel()) <= max_px
-    for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
-        small[edge] = False
-    small[0] = False  # the mask itself
-    return mask | small[background] if small.any() else mask
 
 
 def vote(
@@ -156,9 +142,7 @@ def vote(
     stride = bundle.output("class").stride
     # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
     sampled = np.ascontiguousarray(labels[::stride, ::stride])
-    mean = region_properties(sampled, intensity=np.ascontiguousarray(maps["class"]), count=count)[
-        "mean_intensity"
-    ]
+    mean = mean_intensity(sampled, maps["class"], count=count)
     missed = np.isnan(mean[:, 0])  # so thin that no sample hit it
     rows, cols = first_pixel[missed].T // stride
     mean[missed] = maps["class"][rows, cols]
