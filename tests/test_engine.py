@@ -250,7 +250,9 @@ class TestWrongModel:
 
     def test_other_shape(self, tmp_path, name):
         outputs = (*tiny_spec().outputs[:2], OutputSpec("class", "", 4, 4))
-        with pytest.raises(BundleError, match=r"bad: output 'class' is \(1, 2, 2, 4\) where .* \(1, 1, 1, 4\)"):
+        with pytest.raises(
+            BundleError, match=r"bad: output 'class' is \(1, 2, 2, 4\) where .* \(1, 1, 1, 4\)"
+        ):
             self.create(tmp_path, name, tiny_onnx(), outputs=outputs).run(noise((1, 4, 4, 3)))
 
 
@@ -370,7 +372,10 @@ def test_impossible_combinations(bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "fast"}, "engine: expected one of auto, openvino, onnxruntime, tensorrt, tensorrt-rtx, got 'fast'"),
+        (
+            {"engine": "fast"},
+            "engine: expected one of auto, openvino, onnxruntime, tensorrt, tensorrt-rtx, got 'fast'",
+        ),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
         ({"device": "cuda:"}, "device: expected"),
         ({"precision": "int4"}, "precision: expected one of auto, fp32, bf16, fp16, int8, got 'int4'"),

@@ -29,9 +29,7 @@ class _Graph:
                 self.users[name].append(node)
             for name in node.output:
                 self.maker[name] = node
-        self.constants = {
-            tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer
-        } | {
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer} | {
             node.output[0]: numpy_helper.to_array(node.attribute[0].t)
             for node in self.graph.node
             if node.op_type == "Constant" and node.attribute[0].name == "value"
@@ -105,7 +103,7 @@ def _fuse_levels(graph: _Graph, activation: NodeProto) -> None:
 
 
 def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
-    """conv -> DepthToSpace -> slices -> Sigmoid -> levels: do Sigmoid and levels first, shuffle each slice."""
+    """From conv, DepthToSpace, slices, Sigmoid, levels: Sigmoid and levels first, then shuffle each slice."""
     attributes = {item.name: helper.get_attribute_value(item) for item in shuffle.attribute}
     block = attributes["blocksize"] ** 2
     conv = graph.maker.get(shuffle.input[0])

@@ -103,7 +103,11 @@ class OpenVinoEngine:
         }
         variant = bundle.variant("openvino", precision)
         # bf16 is a way to compute model.onnx, not another file.
-        file = variant.file if variant else model_for(bundle, "int8" if precision == "int8" else "fp32", engine="OpenVINO")
+        file = (
+            variant.file
+            if variant
+            else model_for(bundle, "int8" if precision == "int8" else "fp32", engine="OpenVINO")
+        )
         weights = (bundle.read_file(file.removesuffix(".xml") + ".bin"),) if variant else ()
         try:
             model = core.read_model(bundle.read_file(file), *weights)

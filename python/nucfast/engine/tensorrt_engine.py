@@ -56,7 +56,9 @@ def build_engine(
     runtime = import_tensorrt(library)
     logger = _logger(runtime)
     if library == "tensorrt" and _Cuda.count() == 0:
-        raise EngineError("engine tensorrt: no CUDA device is visible; check nvidia-smi, or use another engine")
+        raise EngineError(
+            "engine tensorrt: no CUDA device is visible; check nvidia-smi, or use another engine"
+        )
     builder = runtime.Builder(logger)
     # TensorRT 10 has other kinds of networks; later ones have this kind only, and no such flag or no use for it.
     flags = getattr(runtime, "NetworkDefinitionCreationFlag", None)
@@ -105,14 +107,14 @@ class TensorRtEngine:
     """
 
     def __init__(self, bundle: Bundle, *, library: str, device: str, precision: str, threads: int) -> None:
-        if precision not in ("auto", "fp32", "fp16"):
-            raise EngineError(f"precision {precision}: engine {library} has fp32 and fp16; use one of these")
+        if precision == "bf16":
+            raise EngineError(f"precision bf16: engine {library} has fp32, fp16 and int8; use one of these")
         runtime = import_tensorrt(library)
         self._cuda = _Cuda(int(device.removeprefix("cuda:")), library)
         self.bundle = bundle
         self.name = library
         self.device = device
-        self.precision = "fp16" if precision == "fp16" else "fp32"
+        self.precision = precision if precision != "auto" else "fp32"
         self.threads = threads
         content, file = self._engine_bytes(runtime)
         self._logger = _logger(runtime)
@@ -134,6 +136,12 @@ class TensorRtEngine:
         shipped = bundle.variant(library, self.precision)
         if shipped is not None and shipped.details.get("library") == f"{library} {runtime.__version__}":
             return bundle.read_file(shipped.file), shipped.file
+        if self.precision == "int8":
+            # The CPU's int8 file is of another kind: TensorRT wants scales around zero.
+            raise EngineError(
+                f"precision int8: {bundle_label(bundle)} has no engine of {library} {runtime.__version__}: make "
+                f"one with  nucfast export {bundle_label(bundle)} --to {library} --precision int8 --data DATASET"
+            )
         file = model_for(bundle, self.precision, engine=library)
         slot = {
             "network": bundle.name,
