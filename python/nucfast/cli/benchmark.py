@@ -15,8 +15,19 @@ from nucfast.errors import NucfastError
 from nucfast.pipeline import InferConfig
 from nucfast.version import VERSION
 
-COLUMNS = ("engine", "precision", "tile_px", "batch", "mpx_per_s", "mm2_per_s")
-COLUMNS += ("p50_ms", "p90_ms", "p99_ms", "peak_mb", "first_run_s")
+WORDS = ("engine", "precision")
+NUMBERS = (
+    "tile_px",
+    "batch",
+    "mpx_per_s",
+    "mm2_per_s",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "peak_mb",
+    "first_run_s",
+)
+COLUMNS = (*WORDS, *NUMBERS)
 
 
 @click.command("benchmark")
@@ -87,7 +98,7 @@ def command(
 
 
 def _cell(name: str, value: object) -> str:
-    return f"{value!s:<13}" if name in COLUMNS[:2] else f"{value!s:>12}"
+    return f"{value!s:<13}" if name in WORDS else f"{value!s:>12}"
 
 
 def _processor() -> str:

@@ -40,7 +40,7 @@ WEIGHTS = "weights.safetensors"
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
-    help="Take the bundle's settings from here, not the checkpoint.",
+    help="Settings of the bundle, instead of the checkpoint's.",
 )
 @click.option(
     "--scores",
@@ -95,9 +95,7 @@ def command(
         if output is None and (bundle.path is None or not bundle.path.is_dir()):
             raise NucfastError(f"{source}: a zip is not written to; give -o FOLDER")
     if data is None:
-        raise NucfastError(
-            f"--precision {precision}: give --data DATASET, whose images the file is checked on"
-        )
+        raise NucfastError(f"--precision {precision}: give --data DATASET, to check the file on its images")
     assert bundle.path is not None
     directory = output or bundle.path
     added = add_variant(

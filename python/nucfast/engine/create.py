@@ -16,12 +16,12 @@ tensorrt-rtx         auto, cuda     TensorRT-RTX, likewise
 
 ``precision`` "auto":
 
-* on a CPU: int8 if the bundle has an int8 file (none is ever written that lost accuracy beyond the tolerance)
-  and the processor has int8 dot products; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
+* on a CPU: int8 if the bundle has an int8 file (none is written that loses accuracy beyond the tolerance) and
+  the processor has int8 dot products; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
 * on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
 
-``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. What was asked
-for by name is obeyed or refused, never replaced.
+``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. What was
+asked for by name is obeyed or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -88,8 +88,12 @@ def create_engine(
         device = "cuda:0" if engine != "openvino" and cuda_available() else "cpu"
     if "," in device:
         indices = dict.fromkeys(device.removeprefix("cuda:").split(","))
-        settings = {"engine": engine, "precision": precision, "threads": threads}
-        return ParallelEngine([create_engine(bundle, device=f"cuda:{i}", **settings) for i in indices])
+        return ParallelEngine(
+            [
+                create_engine(bundle, engine=engine, device=f"cuda:{i}", precision=precision, threads=threads)
+                for i in indices
+            ]
+        )
 
     if device == "cpu":
         if precision == "auto" and has_int8() and bundle.variant("onnx", "int8") is not None:

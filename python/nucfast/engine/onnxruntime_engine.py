@@ -121,8 +121,8 @@ class OnnxRuntimeEngine:
 
     Args:
         device: "cpu" or "cuda:<index>".
-        precision: "fp32"; "int8" on the CPU; "fp16" on a GPU; or "auto": fp32, which on a GPU of the Ampere generation or later lets convolutions round
-            their inputs to TF32 (11 bits).
+        precision: "fp32"; "int8" on the CPU; "fp16" on a GPU; or "auto": fp32, which on a GPU of the Ampere
+            generation or later lets convolutions round their inputs to TF32 (11 bits).
         threads: threads of the CPU's computation; several callers share them.
 
     Raises:

@@ -102,13 +102,13 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         variant = bundle.variant("openvino", precision)
-        # bf16 is a way to compute model.onnx, not another file.
-        file = (
-            variant.file
-            if variant
-            else model_for(bundle, "int8" if precision == "int8" else "fp32", engine="OpenVINO")
-        )
-        weights = (bundle.read_file(file.removesuffix(".xml") + ".bin"),) if variant else ()
+        weights: tuple[bytes, ...] = ()
+        if variant is not None:
+            file = variant.file
+            weights = (bundle.read_file(file.removesuffix(".xml") + ".bin"),)
+        else:
+            # bf16 is a way to compute model.onnx, not another file.
+            file = model_for(bundle, precision if precision == "int8" else "fp32", engine="OpenVINO")
         try:
             model = core.read_model(bundle.read_file(file), *weights)
             inputs = {port.any_name: port.element_type.to_string() for port in model.inputs}
@@ -131,7 +131,7 @@ class OpenVinoEngine:
         self.description = f"OpenVINO {release} on CPU, {precision}, {threads} thread{plural}"
 
     def _check_shapes(self) -> None:
-        """Hold the outputs of the smallest tile against the bundle: `run` lends out buffers of these sizes."""
+        """Hold the outputs of the smallest tile against the bundle: `run` gives buffers of these sizes."""
         tile = np.zeros((1, self.bundle.stride_px, self.bundle.stride_px, 3), np.uint8)
         results = self._compiled.create_infer_request().infer([tile])
         for name, expected in output_buffers(tile, self.bundle, None).items():

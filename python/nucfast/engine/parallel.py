@@ -12,7 +12,7 @@ from nucfast.engine.base import Engine, Maps, check_tiles, output_buffers
 
 
 class ParallelEngine:
-    """Shares every batch out to engines of the same bundle, each in a thread; see ``nucfast.engine.Engine``."""
+    """Shares every batch out to engines of one bundle, each in a thread; see ``nucfast.engine.Engine``."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         first = engines[0]

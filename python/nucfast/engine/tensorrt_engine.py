@@ -23,7 +23,6 @@ from nucfast.engine.cache import cache_folder, cached_engine
 from nucfast.errors import EngineError, MissingExtraError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL = {"tensorrt": "pip install tensorrt-cu13", "tensorrt-rtx": "pip install tensorrt-rtx-cu13"}
 MAX_BATCH = 16
 
 
@@ -37,7 +36,7 @@ def import_tensorrt(library: str) -> ModuleType:
         return importlib.import_module(MODULES[library])
     except ImportError as error:
         raise MissingExtraError(
-            f"engine {library} needs the package {MODULES[library]!r}: run  {INSTALL[library]}"
+            f"engine {library} needs the package {MODULES[library]!r}: run  pip install 'nucfast[{library}]'"
         ) from error
 
 
@@ -56,11 +55,9 @@ def build_engine(
     runtime = import_tensorrt(library)
     logger = _logger(runtime)
     if library == "tensorrt" and _Cuda.count() == 0:
-        raise EngineError(
-            "engine tensorrt: no CUDA device is visible; check nvidia-smi, or use another engine"
-        )
+        raise EngineError("engine tensorrt: no CUDA device is visible; check nvidia-smi")
     builder = runtime.Builder(logger)
-    # TensorRT 10 has other kinds of networks; later ones have this kind only, and no such flag or no use for it.
+    # TensorRT 10 has other kinds of networks too; later ones have this kind only.
     flags = getattr(runtime, "NetworkDefinitionCreationFlag", None)
     strongly = getattr(flags, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly is None else 1 << int(strongly))
@@ -139,8 +136,9 @@ class TensorRtEngine:
         if self.precision == "int8":
             # The CPU's int8 file is of another kind: TensorRT wants scales around zero.
             raise EngineError(
-                f"precision int8: {bundle_label(bundle)} has no engine of {library} {runtime.__version__}: make "
-                f"one with  nucfast export {bundle_label(bundle)} --to {library} --precision int8 --data DATASET"
+                f"precision int8: {bundle_label(bundle)} has no engine of {library} {runtime.__version__}: "
+                f"make one with  nucfast export {bundle_label(bundle)} --to {library} --precision int8 "
+                "--data DATASET"
             )
         file = model_for(bundle, self.precision, engine=library)
         slot = {

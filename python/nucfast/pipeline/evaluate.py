@@ -68,7 +68,7 @@ def evaluate_dataset(
 
 
 def dataset_rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]:
-    """The rows of a data set's manifest in one split and with these values; DatasetError if there are none."""
+    """The rows of a manifest in one split and with these values; DatasetError if there are none."""
     manifest = root / "manifest.csv"
     try:
         with manifest.open(newline="") as file:
