@@ -4,7 +4,8 @@ A bundle is a directory, or a zip of one, holding ``model.onnx`` and ``bundle.js
 goes into the network (uint8 NHWC RGB at ``mpp``), what comes out of it, how a decoder turns that into nuclei,
 and the SHA-256 of every file. Beside ``model.onnx``, which every bundle has and which computes in fp32, it
 may hold the same network made for one precision or one library: its ``variants``. ``SCHEMA`` grows when a
-reader of the previous one would misread a bundle; keys that a reader does not know are ignored, so information that changes no result can be added without that.
+reader of the previous one would misread a bundle; keys that a reader does not know are ignored, so
+information that changes no result can be added without that.
 """
 
 from __future__ import annotations
