@@ -22,7 +22,7 @@ from nucfast.metrics import Scores
 from nucfast.pipeline.evaluate import dataset_rows, evaluate_dataset, row_mpp
 from nucfast.slide import open_slide
 from nucfast_export.export import ExportError
-from nucfast_export.graph import plain_outputs, store_weights_as_fp32
+from nucfast_export.graph import fuse_rounding, plain_outputs, store_weights_as_fp32
 from nucfast_export.quantize import quantize
 
 FORMATS = {
@@ -169,6 +169,7 @@ def _make(
     """The new files by name, the one that is loaded first."""
     for_gpu = format.startswith("tensorrt")
     model = onnx.load_from_string(bundle.model_bytes())
+    fuse_rounding(model)  # bundles of earlier releases are not written that way
     if precision == "int8":
         tiles = read_tiles(data, "train", bundle, CALIBRATION_TILES)
         model = quantize(model, tiles, symmetric=for_gpu)
