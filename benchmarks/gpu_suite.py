@@ -95,7 +95,7 @@ def candidates(bundle: Bundle, network: nn.Module, device: str) -> list[tuple[st
         )
     ]
     for precision in ("fp32", "fp16", "bf16") if on_gpu else ("fp32", "bf16"):
-        for how in ("", "compile", "cuda_graph") if on_gpu else ("", "compile"):
+        for how in ("", "compile", "cuda_graph") if on_gpu else ("",):
 
             def torch_engine(precision: str = precision, how: str = how) -> Engine:
                 options = {how: True} if how else {}
