@@ -1,30 +1,76 @@
-"""The default model on every CPU engine that is installed."""
+"""The default model on every CPU engine that is installed and in PyTorch, round by round in turn."""
+
+import os
+import statistics
+import time
 
 import numpy as np
-import pytest
 
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import NucfastError
 from nucfast.testing import synthetic_slide
 
+ROUNDS = 7
+TILE_PX = 1024
+PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnxruntime": ("fp32", "int8")}
+BASELINE = "pytorch fp32"
 
-@pytest.fixture(scope="module")
-def tiles():
-    image = synthetic_slide(1024, 1024, nuclei_per_mm2=4000, seed=0).image
-    return np.stack([image, image[::-1]])
 
-
-@pytest.mark.benchmark(group="he-fast, 1024 px tiles")
-@pytest.mark.parametrize(
-    ("engine", "precision"), [("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32")]
-)
-def test_engine(benchmark, tiles, engine, precision):
-    bundle = load_bundle("he-fast")
+def test_engines(benchmark):
+    """``NUCFAST_BENCH_MODEL`` names another bundle, one with an int8 file for instance."""
+    bundle = load_bundle(os.environ.get("NUCFAST_BENCH_MODEL", "he-fast"))
+    image = synthetic_slide(TILE_PX, TILE_PX, nuclei_per_mm2=4000, seed=0).image
+    tiles = np.stack([image, image[::-1]])
+    engines, left_out = {}, {}
+    for name, precisions in PRECISIONS.items():
+        for precision in precisions:
+            try:
+                engines[f"{name} {precision}"] = create_engine(
+                    bundle, engine=name, precision=precision, device="cpu"
+                )
+            except NucfastError as error:
+                left_out[f"{name} {precision}"] = str(error)
     try:
-        runner = create_engine(bundle, engine=engine, precision=precision, device="cpu")
-    except NucfastError as error:
-        pytest.skip(str(error))
-    maps = benchmark.pedantic(runner.run, (tiles,), rounds=5, warmup_rounds=1)
-    benchmark.extra_info["mpx_per_s"] = round(2 * 1.048576 / benchmark.stats.stats.median, 2)
-    benchmark.extra_info["runs_on"] = runner.description
-    assert maps["nucleus"].max() > 200
+        engines |= pytorch_engines(bundle)
+    except ImportError as error:
+        left_out["pytorch"] = str(error)
+    seconds = {name: [] for name in engines}
+
+    def run(name):
+        started = time.perf_counter()
+        maps = engines[name].run(tiles)
+        seconds[name].append(time.perf_counter() - started)
+        return maps
+
+    expected = run("openvino fp32")
+    for name in engines:
+        maps = run(name)
+        if not name.startswith("pytorch"):  # its weights are random: only its speed is of interest
+            assert all(np.abs(maps[key].astype(int) - expected[key]).mean() < 2 for key in expected)
+        seconds[name].clear()
+    first, *others = engines
+
+    def in_turn():
+        for name in others:
+            run(name)
+
+    benchmark.pedantic(run, (first,), setup=in_turn, rounds=ROUNDS)
+    megapixels = tiles.shape[0] * TILE_PX**2 / 1e6
+    speed = {name: round(megapixels / statistics.median(values), 3) for name, values in seconds.items()}
+    benchmark.extra_info.update(
+        model=f"{bundle.name} {bundle.version}",
+        runs_on={name: engine.description for name, engine in engines.items()},
+        mpx_per_s=speed,
+        times_baseline={
+            name: round(value / speed[BASELINE], 3) for name, value in speed.items() if BASELINE in speed
+        },
+        left_out=left_out,
+    )
+
+
+def pytorch_engines(bundle):
+    from nucfast_export.torch_engine import TorchEngine
+    from nucfast_training.train import build_network
+
+    network = build_network(bundle.training["recipe"])
+    return {f"pytorch {kind}": TorchEngine(network, bundle, precision=kind) for kind in ("fp32", "bf16")}

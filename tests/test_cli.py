@@ -20,7 +20,7 @@ def run(*args, code=0):
 
 def test_help_lists_every_command():
     text = run("--help").stdout
-    for name in ("infer", "info", "models", "evaluate", "demo", "doctor"):
+    for name in ("infer", "info", "models", "evaluate", "export", "benchmark", "demo", "doctor"):
         assert f"  {name} " in text
         assert "Usage: " in run(name, "--help").stdout
 

@@ -248,14 +248,12 @@ class TestWrongModel:
         with pytest.raises(BundleError, match=r"bad: model.onnx gives .*promises 'edges' in uint8"):
             self.create(tmp_path, name, tiny_onnx(), outputs=outputs)
 
-    def test_other_shape_and_the_engine_survives(self, tmp_path, name):
+    def test_other_shape(self, tmp_path, name):
         outputs = (*tiny_spec().outputs[:2], OutputSpec("class", "", 4, 4))
-        engine = self.create(tmp_path, name, tiny_onnx(), outputs=outputs)
-        for _ in range(5):  # more often than there are requests to lose
-            with pytest.raises(
-                BundleError, match=r"bad: output 'class' is \(1, 16, 16, 4\) where .* \(1, 8, 8, 4\)"
-            ):
-                engine.run(noise((4, 32, 32, 3)))
+        with pytest.raises(
+            BundleError, match=r"bad: output 'class' is \(1, 2, 2, 4\) where .* \(1, 1, 1, 4\)"
+        ):
+            self.create(tmp_path, name, tiny_onnx(), outputs=outputs).run(noise((1, 4, 4, 3)))
 
 
 def test_engine_failure_is_an_engine_error(bundle, monkeypatch):
@@ -367,17 +365,20 @@ def test_missing_packages(bundle, monkeypatch):
 def test_impossible_combinations(bundle):
     with pytest.raises(EngineError, match="engine openvino runs on the CPU only, not on cuda"):
         create_engine(bundle, engine="openvino", device="cuda")
-    with pytest.raises(EngineError, match="precision bf16: ONNX Runtime has fp32 only on cpu"):
+    with pytest.raises(EngineError, match="precision bf16: ONNX Runtime has fp32 and int8 on cpu"):
         create_engine(bundle, engine="onnxruntime", device="cpu", precision="bf16")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorrt"}, "engine: expected one of auto, openvino, onnxruntime, got 'tensorrt'"),
+        (
+            {"engine": "fast"},
+            "engine: expected one of auto, openvino, onnxruntime, .*, got 'fast'",
+        ),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
         ({"device": "cuda:"}, "device: expected"),
-        ({"precision": "int8"}, "precision: expected one of auto, fp32, bf16, got 'int8'"),
+        ({"precision": "int4"}, "precision: expected one of auto, fp32, bf16, fp16, int8, got 'int4'"),
     ],
 )
 def test_wrong_options(bundle, options, message):

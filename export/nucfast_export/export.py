@@ -21,6 +21,7 @@ from nucfast.engine.bundle import MODEL, Bundle, check_target, write_bundle
 from nucfast.engine.create import create_engine
 from nucfast.engine.parity import Difference, difference
 from nucfast.errors import NucfastError
+from nucfast_export.graph import fuse_rounding
 from nucfast_export.weights import store_weights_as_fp16
 from nucfast_export.wrapper import ExportNetwork
 
@@ -103,6 +104,7 @@ def export_bundle(
     try:
         model, used, reason = _to_onnx(wrapper, bundle, exporter)
         _tidy(model)
+        fuse_rounding(model)
         if weights == "fp16":
             try:
                 store_weights_as_fp16(model)

@@ -1,15 +1,14 @@
-"""A training run to a bundle: ``python -m nucfast_export.run RUN --out DIR``."""
+"""A training run to a bundle."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -75,7 +74,7 @@ def export_run(
     *,
     recipe: dict[str, Any] | None = None,
     scores: Sequence[dict[str, Any]] = (),
-    tiles: Sequence[Path] = (),
+    tiles: Callable[[Bundle], Sequence[NDArray[np.uint8]]] = lambda bundle: (),
 ) -> ExportReport:
     """Export the averaged weights of a run.
 
@@ -84,7 +83,7 @@ def export_run(
         out: the bundle's folder.
         recipe: used instead of the one in the weights: its ``[bundle]`` table may have changed since.
         scores: results of ``nucfast evaluate --json`` for the same weights.
-        tiles: images for the comparison with PyTorch, besides random ones.
+        tiles: for the comparison with PyTorch, besides random ones: (N, h, w, 3) uint8 at the bundle's mpp.
     """
     path = run / "weights.safetensors"
     with safe_open(path, "pt") as file:
@@ -92,37 +91,12 @@ def export_run(
     recipe = recipe or json.loads(metadata["recipe"])
     network = build_network(recipe)
     network.load_state_dict(load_file(path))
-    real = [np.asarray(Image.open(tile).convert("RGB").reduce(2))[:256, :256][None] for tile in tiles]
+    bundle = bundle_of(recipe, scores)
     return export_bundle(
         network.eval(),
         out,
-        bundle_of(recipe, scores),
+        bundle,
         weights=recipe["bundle"]["weights"],
-        tiles=real,
+        tiles=tiles(bundle),
         overwrite=True,
     )
-
-
-def main() -> None:
-    """Command line."""
-    import tomllib
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a training run")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
-    parser.add_argument("--recipe", type=Path, help="take the recipe from here, not from the weights")
-    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="from `nucfast evaluate --json`")
-    parser.add_argument("--tile", type=Path, nargs="*", default=[], help="images to compare the engines on")
-    args = parser.parse_args()
-    recipe = tomllib.loads(args.recipe.read_text()) if args.recipe else None
-    scores = [json.loads(path.read_text()) for path in args.scores]
-    report = export_run(args.run, args.out, recipe=recipe, scores=scores, tiles=args.tile)
-    print(
-        f"{report.bundle.path}: {report.file_bytes / 1e6:.2f} MB, opset {report.opset}, by {report.exporter}"
-    )
-    for difference in report.differences:
-        print(f"  {difference}")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,8 @@ COMMANDS = {
     "info": "what a slide is: size, resolution and where it comes from, levels",
     "models": "list the models that are installed",
     "evaluate": "score a model on an annotated data set",
+    "export": "write a model's bundle, or add a file for another precision or library to it",
+    "benchmark": "how fast a model runs on the engines of this machine",
     "demo": "make a synthetic slide, find its nuclei, compare with the truth",
     "doctor": "what this installation has, and what is wrong with it",
 }

@@ -14,6 +14,8 @@ PACKAGES = {
     "openvino": "the CPU engine",
     "onnxruntime": "pip install 'nucfast[cpu]'",
     "onnxruntime-gpu": "pip install 'nucfast[gpu]'",
+    "tensorrt-cu13": "pip install 'nucfast[tensorrt]'",
+    "tensorrt-rtx-cu13": "pip install 'nucfast[tensorrt-rtx]'",
     "openslide-python": "vendor formats",
     "tifffile": "TIFF and OME-TIFF",
     "pyarrow": "GeoParquet",

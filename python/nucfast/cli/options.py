@@ -18,7 +18,10 @@ def network_options(command: Command) -> Command:
     options = (
         click.option("--model", default=InferConfig.model, show_default=True, help="A model's name or path."),
         click.option(
-            "--device", default=InferConfig.device, show_default=True, help="auto, cpu, cuda or cuda:N."
+            "--device",
+            default=InferConfig.device,
+            show_default=True,
+            help="auto, cpu, cuda, cuda:N or cuda:N,M.",
         ),
         click.option("--engine", type=click.Choice(ENGINES), default=InferConfig.engine, show_default=True),
         click.option(

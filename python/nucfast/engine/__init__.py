@@ -6,6 +6,7 @@ from nucfast.engine.bundle import (
     ClassScheme,
     DecoderSpec,
     OutputSpec,
+    Variant,
     list_bundles,
     load_bundle,
     write_bundle,
@@ -13,6 +14,7 @@ from nucfast.engine.bundle import (
 from nucfast.engine.create import ENGINES, PRECISIONS, create_engine
 from nucfast.engine.onnxruntime_engine import cuda_device_count, onnxruntime_clash, onnxruntime_packages
 from nucfast.engine.parity import Difference, parity
+from nucfast.engine.speed import Speed, measure_speed
 from nucfast.engine.threads import available_cpus
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "Engine",
     "Maps",
     "OutputSpec",
+    "Speed",
+    "Variant",
     "available_cpus",
     "create_engine",
     "cuda_device_count",
     "list_bundles",
     "load_bundle",
+    "measure_speed",
     "onnxruntime_clash",
     "onnxruntime_packages",
     "parity",

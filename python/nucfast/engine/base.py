@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine.bundle import MODEL, Bundle
-from nucfast.errors import BundleError
+from nucfast.errors import BundleError, EngineError
 
 Maps = dict[str, NDArray[np.uint8]]
 
@@ -19,9 +19,9 @@ class Engine(Protocol):
 
     Attributes:
         bundle: what it runs.
-        name: "openvino", "onnxruntime".
+        name: "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "pytorch".
         device: "cpu", "cuda:0".
-        precision: the arithmetic in use: "fp32", "bf16", "tf32".
+        precision: the arithmetic in use: "fp32", "tf32", "bf16", "fp16", "int8".
         threads: processor threads it computes with.
         description: all of that in one line, for people.
     """
@@ -95,12 +95,17 @@ def store(result: NDArray[np.uint8], target: NDArray[np.uint8], name: str, bundl
     Raises:
         BundleError: the network does not compute what ``bundle.json`` promises.
     """
-    if result.shape != target.shape:
-        raise BundleError(
-            f"{bundle_label(bundle)}: output {name!r} is {result.shape} where bundle.json promises "
-            f"{target.shape}: export the bundle again"
-        )
+    promised_shape(result.shape, target.shape, name, bundle)
     np.copyto(target, result)
+
+
+def promised_shape(got: tuple[int, ...], expected: tuple[int, ...], name: str, bundle: Bundle) -> None:
+    """Raise BundleError if an output does not have the shape that ``bundle.json`` promises."""
+    if got != expected:
+        raise BundleError(
+            f"{bundle_label(bundle)}: output {name!r} is {got} where bundle.json promises "
+            f"{expected}: export the bundle again"
+        )
 
 
 def check_graph(
@@ -124,16 +129,33 @@ def check_graph(
             )
 
 
+def model_for(bundle: Bundle, precision: str, *, engine: str) -> str:
+    """The ONNX file that computes in this precision.
+
+    Raises:
+        EngineError: the bundle has none.
+    """
+    if precision == "fp32":
+        return MODEL
+    variant = bundle.variant("onnx", precision)
+    if variant is None:
+        raise EngineError(
+            f"precision {precision}: {bundle_label(bundle)} has no file for it that {engine} runs: make one "
+            f"with  nucfast export {bundle_label(bundle)} --to onnx --precision {precision} --data DATASET"
+        )
+    return variant.file
+
+
 def bundle_label(bundle: Bundle) -> str:
     """How errors name a bundle: where it is, else its name."""
     return str(bundle.path if bundle.path is not None else bundle.name)
 
 
-def unreadable_model(bundle: Bundle, error: Exception) -> BundleError:
-    """The error for an ONNX file that an engine refuses, cut to the reason's first line."""
+def unreadable_model(bundle: Bundle, error: Exception, file: str = MODEL) -> BundleError:
+    """The error for a file that an engine refuses, cut to the reason's first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
     return BundleError(
-        f"{bundle_label(bundle)}: {MODEL} cannot be loaded ({reason[:200]}): "
+        f"{bundle_label(bundle)}: {file} cannot be loaded ({reason[:200]}): "
         "install or export the bundle again"
     )

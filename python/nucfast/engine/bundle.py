@@ -2,8 +2,10 @@
 
 A bundle is a directory, or a zip of one, holding ``model.onnx`` and ``bundle.json``. The JSON says what
 goes into the network (uint8 NHWC RGB at ``mpp``), what comes out of it, how a decoder turns that into nuclei,
-and the SHA-256 of every file. ``SCHEMA`` grows when a reader of the previous one would misread a bundle;
-keys that a reader does not know are ignored, so information that changes no result can be added without that.
+and the SHA-256 of every file. Beside ``model.onnx``, which every bundle has and which computes in fp32, it
+may hold the same network made for one precision or one library: its ``variants``. ``SCHEMA`` grows when a
+reader of the previous one would misread a bundle; keys that a reader does not know are ignored, so
+information that changes no result can be added without that.
 """
 
 from __future__ import annotations
@@ -104,6 +106,30 @@ class DecoderSpec:
         _expect(self.max_hole_um2 >= 0, "max_hole_um2", "0 or more", self.max_hole_um2)
 
 
+VARIANT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A further file of the network, made from ``model.onnx`` and compared with it.
+
+    Attributes:
+        file: its name in the bundle.
+        format: "onnx"; "openvino" (the XML; the weights have the same name with ``.bin``); "tensorrt" and
+            "tensorrt-rtx" (an engine, which only the library of ``details["library"]`` can load).
+        precision: "fp32", "fp16", "bf16" or "int8".
+        details: what it was made with, and how far its maps and scores are from those of ``model.onnx``.
+    """
+
+    file: str
+    format: str
+    precision: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(self.precision in VARIANT_PRECISIONS, "precision", str(VARIANT_PRECISIONS), self.precision)
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A model and everything needed to run it; made by ``load_bundle``, written by ``write_bundle``.
@@ -115,6 +141,7 @@ class Bundle:
         margin_px: width of the tile's rim whose outputs lack context and are thrown away.
         halo_px: how far a region reaches beyond its own square; larger nuclei may be cut.
         input_name: the graph's input, (N, height, width, 3) uint8 RGB.
+        variants: the further files of the network.
         path: the directory or zip it came from; None before it is written.
         files: SHA-256 of each file; empty before it is written.
 
@@ -138,6 +165,7 @@ class Bundle:
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: tuple[Mapping[str, Any], ...] = ()
     input_name: str = "image"
+    variants: tuple[Variant, ...] = ()
     path: Path | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -182,6 +210,12 @@ class Bundle:
             if output.name == name:
                 return output
         raise KeyError(name)
+
+    def variant(self, format: str, precision: str) -> Variant | None:
+        """The file of this format and precision, if there is one."""
+        return next(
+            (item for item in self.variants if (item.format, item.precision) == (format, precision)), None
+        )
 
     def read_file(self, name: str) -> bytes:
         """The content of one of its files.
@@ -262,6 +296,8 @@ def write_bundle(
     _check_names(files)
     directory = Path(directory)
     check_target(directory, overwrite=overwrite)
+    for variant in bundle.variants:
+        _expect(variant.file in files, "variants", "files that are written", variant.file)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps(_to_json(replace(bundle, files=hashes)), indent=2, allow_nan=False) + "\n"
     try:
@@ -386,8 +422,13 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
         "training": dict(bundle.training),
         "licence": bundle.licence,
         "accuracy": [dict(row) for row in bundle.accuracy],
+        **({"variants": [_variant_json(item) for item in bundle.variants]} if bundle.variants else {}),
         "files": dict(bundle.files),
     }
+
+
+def _variant_json(item: Variant) -> dict[str, Any]:
+    return {"file": item.file, "format": item.format, "precision": item.precision, **item.details}
 
 
 def _parse(content: bytes, path: Path) -> Bundle:
@@ -501,6 +542,10 @@ def _from_json(top: _Object, path: Path) -> Bundle:
         training=top.mapping("training"),
         accuracy=tuple(item.data for item in top.children("accuracy")),
         input_name=inputs.string("name"),
+        # Bundles written before there were variants have no such key.
+        variants=tuple(_variant(item, files) for item in top.children("variants"))
+        if "variants" in top.data
+        else (),
         path=path,
         files=files,
     )
@@ -515,6 +560,19 @@ def _output(item: _Object) -> OutputSpec:
             channels=item.integer("channels"),
             stride=item.integer("stride"),
             scale=item.number("scale"),
+        )
+
+
+def _variant(item: _Object, files: Mapping[str, str]) -> Variant:
+    file = item.string("file")
+    _expect(file in files, item.path("file"), f"one of the files {sorted(files)}", file)
+    known = {"file", "format", "precision"}
+    with item.build():
+        return Variant(
+            file=file,
+            format=item.string("format"),
+            precision=item.string("precision"),
+            details={name: value for name, value in item.data.items() if name not in known},
         )
 
 

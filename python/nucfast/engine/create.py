@@ -1,20 +1,27 @@
 """Which engine runs a bundle: the rule, in one place.
 
-===========  =============  ==========================================================================
-``engine``   ``device``     what runs
-===========  =============  ==========================================================================
-auto         auto           ONNX Runtime on cuda:0 if its CUDA provider is installed and a device is
-                            there, else OpenVINO on the CPU
-auto         cpu            OpenVINO
-auto         cuda, cuda:i   ONNX Runtime; an error if CUDA cannot be used
-openvino     auto, cpu      OpenVINO on the CPU
-openvino     cuda           an error
-onnxruntime  auto           ONNX Runtime on cuda:0 as above, else on the CPU
-onnxruntime  cpu, cuda      ONNX Runtime there; an error if it cannot
-===========  =============  ==========================================================================
+===================  =============  ===================================================================
+``engine``           ``device``     what runs
+===================  =============  ===================================================================
+auto                 auto           ONNX Runtime on cuda:0 if its CUDA provider is installed and a
+                                    device is there, else OpenVINO on the CPU
+auto                 cpu            OpenVINO
+auto                 cuda, cuda:i   ONNX Runtime; an error if CUDA cannot be used
+openvino             auto, cpu      OpenVINO on the CPU
+onnxruntime          auto           ONNX Runtime on cuda:0 as above, else on the CPU
+onnxruntime          cpu, cuda      ONNX Runtime there; an error if it cannot
+tensorrt             auto, cuda     TensorRT, built for the device at first use and cached
+tensorrt-rtx         auto, cuda     TensorRT-RTX, likewise
+===================  =============  ===================================================================
 
-``precision`` "auto": OpenVINO computes in bf16 on a CPU with bf16 instructions, ONNX Runtime in TF32 on a GPU
-that has it, everything else in fp32. What was asked for by name is obeyed or refused, never replaced.
+``precision`` "auto":
+
+* on a CPU: int8 if the bundle has an int8 file (none is written that loses accuracy beyond the tolerance) and
+  the processor has int8 dot products; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
+* on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
+
+``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. What was
+asked for by name is obeyed or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -25,11 +32,14 @@ from nucfast.engine.base import Engine
 from nucfast.engine.bundle import Bundle
 from nucfast.engine.onnxruntime_engine import OnnxRuntimeEngine, cuda_available
 from nucfast.engine.openvino_engine import OpenVinoEngine, cpu_has_bf16
+from nucfast.engine.parallel import ParallelEngine
+from nucfast.engine.processor import has_int8
+from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.engine.threads import resolve_threads
 from nucfast.errors import EngineError
 
-ENGINES = ("auto", "openvino", "onnxruntime")
-PRECISIONS = ("auto", "fp32", "bf16")
+ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 def create_engine(
@@ -44,9 +54,9 @@ def create_engine(
 
     Args:
         bundle: from ``load_bundle``.
-        engine: "auto", "openvino" or "onnxruntime".
-        device: "auto", "cpu", "cuda" (the same as "cuda:0") or "cuda:<index>".
-        precision: "auto", "fp32" or "bf16".
+        engine: one of ``ENGINES``.
+        device: "auto", "cpu", "cuda" (the same as "cuda:0"), "cuda:<index>" or "cuda:<index>,<index>".
+        precision: one of ``PRECISIONS``.
         threads: threads of computation on the CPU; None: all that this process may use.
 
     Returns:
@@ -62,7 +72,7 @@ def create_engine(
         raise EngineError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
     if precision not in PRECISIONS:
         raise EngineError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
     threads = resolve_threads(threads)
 
@@ -70,12 +80,31 @@ def create_engine(
         raise EngineError(
             f"engine openvino runs on the CPU only, not on {device}; use engine onnxruntime or auto"
         )
-    if device == "cuda":
+    if engine.startswith("tensorrt") and device == "cpu":
+        raise EngineError(f"engine {engine} runs on NVIDIA GPUs only; use engine openvino or auto")
+    if device == "cuda" or (device == "auto" and engine.startswith("tensorrt")):
         device = "cuda:0"
     if device == "auto":
         device = "cuda:0" if engine != "openvino" and cuda_available() else "cpu"
-    if engine == "openvino" or (engine == "auto" and device == "cpu"):
+    if "," in device:
+        indices = dict.fromkeys(device.removeprefix("cuda:").split(","))
+        return ParallelEngine(
+            [
+                create_engine(bundle, engine=engine, device=f"cuda:{i}", precision=precision, threads=threads)
+                for i in indices
+            ]
+        )
+
+    if device == "cpu":
+        if precision == "auto" and has_int8() and bundle.variant("onnx", "int8") is not None:
+            precision = "int8"
+        if engine == "onnxruntime":
+            return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads)
         if precision == "auto":
             precision = "bf16" if cpu_has_bf16() else "fp32"
         return OpenVinoEngine(bundle, precision=precision, threads=threads)
+    if precision == "auto" and bundle.variant("onnx", "fp16") is not None:
+        precision = "fp16"
+    if engine.startswith("tensorrt"):
+        return TensorRtEngine(bundle, library=engine, device=device, precision=precision, threads=threads)
     return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads)

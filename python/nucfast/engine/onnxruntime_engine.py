@@ -17,6 +17,7 @@ from nucfast.engine.base import (
     bundle_label,
     check_graph,
     check_tiles,
+    model_for,
     output_buffers,
     store,
     unreadable_model,
@@ -120,8 +121,8 @@ class OnnxRuntimeEngine:
 
     Args:
         device: "cpu" or "cuda:<index>".
-        precision: "fp32", or "auto", which on a GPU of the Ampere generation or later lets convolutions round
-            their inputs to TF32 (11 bits).
+        precision: "fp32"; "int8" on the CPU; "fp16" on a GPU; or "auto": fp32, which on a GPU of the Ampere
+            generation or later lets convolutions round their inputs to TF32 (11 bits).
         threads: threads of the CPU's computation; several callers share them.
 
     Raises:
@@ -134,9 +135,11 @@ class OnnxRuntimeEngine:
 
     def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int) -> None:
         on_gpu = device != "cpu"
-        if precision == "bf16":
+        offered = ("fp32", "fp16") if on_gpu else ("fp32", "int8")
+        if precision not in ("auto", *offered):
             raise EngineError(
-                f"precision bf16: ONNX Runtime has fp32 only on {device}; use precision fp32 or auto"
+                f"precision {precision}: ONNX Runtime has {' and '.join(offered)} on {device}; "
+                "use one of these or auto"
             )
         runtime = require(
             "onnxruntime",
@@ -145,14 +148,16 @@ class OnnxRuntimeEngine:
         )
         self.bundle = bundle
         self.device = device
-        self.precision = "fp32"
+        self.precision = precision if precision != "auto" else "fp32"
+        self._file = model_for(bundle, self.precision, engine="ONNX Runtime")
         self.threads = threads
         providers: list[Any] = ["CPUExecutionProvider"]
         if on_gpu:
             index = int(device.removeprefix("cuda:"))
             _check_cuda(runtime, index)
             tf32 = precision == "auto" and _has_tf32(index)
-            self.precision = "tf32" if tf32 else "fp32"
+            if tf32:
+                self.precision = "tf32"
             # The default search times every algorithm again for each new batch size, the last one included.
             search = {"cudnn_conv_algo_search": "HEURISTIC"}
             providers.insert(0, (_CUDA, {"device_id": index, "use_tf32": int(tf32), **search}))
@@ -174,12 +179,12 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors; they are raised as well
         # Spinning threads take the core from the pipeline's other stages and win nothing here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = self.bundle.model_bytes()
+        content = self.bundle.read_file(self._file)
         try:
             return runtime.InferenceSession(content, options, providers=providers)
         # The binding's exceptions have no common base but this.
         except Exception as error:
-            raise unreadable_model(self.bundle, error) from error
+            raise unreadable_model(self.bundle, error, self._file) from error
 
     def _check_ports(self) -> None:
         inputs = {port.name: port.type for port in self._session.get_inputs()}

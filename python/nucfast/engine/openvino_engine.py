@@ -21,8 +21,9 @@ from nucfast.engine.base import (
     bundle_label,
     check_graph,
     check_tiles,
+    model_for,
     output_buffers,
-    store,
+    promised_shape,
     unreadable_model,
 )
 from nucfast.engine.bundle import Bundle
@@ -32,7 +33,6 @@ from nucfast.errors import EngineError, MissingExtraError
 # memory, in flight; on 2 cores one stream of 2 threads and two of 1 are equally fast.
 THREADS_PER_STREAM = 4
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _import_lock = threading.Lock()
 
 
@@ -80,7 +80,11 @@ class OpenVinoEngine:
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: str, threads: int) -> None:
-        if precision == "bf16" and not cpu_has_bf16():
+        self._tensor = import_openvino().Tensor
+        if precision == "fp16":
+            raise EngineError("precision fp16: OpenVINO on the CPU has fp32, bf16 and int8; use one of these")
+        native_bf16 = cpu_has_bf16()
+        if precision == "bf16" and not native_bf16:
             raise EngineError("precision bf16: this CPU has no bf16 instructions; use precision fp32 or auto")
         openvino = import_openvino()
         self.bundle = bundle
@@ -89,24 +93,34 @@ class OpenVinoEngine:
         core = openvino.Core()
         core.set_property("CPU", {"LOG_LEVEL": "LOG_NONE"})
         settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            # In an int8 network, the few layers that are not quantised.
+            "INFERENCE_PRECISION_HINT": "bf16" if native_bf16 and precision != "fp32" else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": math.ceil(threads / THREADS_PER_STREAM),
             # Pinned threads wait for their core when anything else runs there, be it another process or the
             # pipeline's own decoding.
             "ENABLE_CPU_PINNING": False,
         }
+        variant = bundle.variant("openvino", precision)
+        weights: tuple[bytes, ...] = ()
+        if variant is not None:
+            file = variant.file
+            weights = (bundle.read_file(file.removesuffix(".xml") + ".bin"),)
+        else:
+            # bf16 is a way to compute model.onnx, not another file.
+            file = model_for(bundle, precision if precision == "int8" else "fp32", engine="OpenVINO")
         try:
-            model = core.read_model(bundle.model_bytes())
+            model = core.read_model(bundle.read_file(file), *weights)
             inputs = {port.any_name: port.element_type.to_string() for port in model.inputs}
             outputs = {port.any_name: port.element_type.to_string() for port in model.outputs}
         except RuntimeError as error:
-            raise unreadable_model(bundle, error) from error
+            raise unreadable_model(bundle, error, file) from error
         check_graph(bundle, inputs, outputs, uint8_name="u8")
         try:
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise unreadable_model(bundle, error) from error
+            raise unreadable_model(bundle, error, file) from error
+        self._check_shapes()
         streams = int(self._compiled.get_property("NUM_STREAMS"))
         # Two per stream: while one is computed, the other's input and output are handled.
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -115,6 +129,13 @@ class OpenVinoEngine:
         release = ".".join(openvino.__version__.split("-")[0].split(".")[:2])
         plural = "" if threads == 1 else "s"
         self.description = f"OpenVINO {release} on CPU, {precision}, {threads} thread{plural}"
+
+    def _check_shapes(self) -> None:
+        """Hold the outputs of the smallest tile against the bundle: `run` gives buffers of these sizes."""
+        tile = np.zeros((1, self.bundle.stride_px, self.bundle.stride_px, 3), np.uint8)
+        results = self._compiled.create_infer_request().infer([tile])
+        for name, expected in output_buffers(tile, self.bundle, None).items():
+            promised_shape(results[name].shape, expected.shape, name, self.bundle)
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
@@ -126,7 +147,7 @@ class OpenVinoEngine:
             for index in range(len(tiles)):
                 running.append((self._start(tiles, index, maps, running), index))
             while running:
-                self._idle.put(self._finish(maps, running))
+                self._idle.put(self._finish(running))
         except RuntimeError as error:
             lines = str(error).splitlines() or ["no reason given"]
             raise EngineError(f"{bundle_label(self.bundle)}: OpenVINO failed: {lines[-1][:200]}") from error
@@ -146,19 +167,20 @@ class OpenVinoEngine:
             request = self._idle.get_nowait()
         except queue.Empty:
             # A caller that holds none may wait for the others': they finish without needing anything from it.
-            request = self._finish(maps, running) if running else self._idle.get()
+            request = self._finish(running) if running else self._idle.get()
         try:
+            # Straight into the caller's arrays: a copy would cost as much as a layer.
+            for name, target in maps.items():
+                request.set_tensor(name, self._tensor(target[index : index + 1], shared_memory=True))
             request.start_async(tiles[index : index + 1], share_inputs=True)
         except BaseException:
             self._idle.put(request)
             raise
         return request
 
-    def _finish(self, maps: Maps, running: deque[tuple[Any, int]]) -> Any:
-        """Wait for this caller's oldest tile and copy its outputs."""
-        request, index = running[0]
+    def _finish(self, running: deque[tuple[Any, int]]) -> Any:
+        """Wait for this caller's oldest tile, whose outputs then lie in the caller's arrays."""
+        request, _ = running[0]
         request.wait()
-        for name, target in maps.items():
-            store(request.get_tensor(name).data, target[index : index + 1], name, self.bundle)
         running.popleft()
         return request

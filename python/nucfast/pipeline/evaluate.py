@@ -47,9 +47,9 @@ def evaluate_dataset(
     """
     root, bundle = Path(folder), engine.bundle
     truth, found, true_types, found_types = [], [], [], []
-    for row in _rows(root, split, where or {}):
+    for row in dataset_rows(root, split, where or {}):
         labels = _read_png(root / "labels" / f"{row['id']}.png").astype(np.int32)
-        nuclei = segment(root / row["image"], mpp=_mpp(root, row) or mpp or bundle.mpp, engine=engine)
+        nuclei = segment(root / row["image"], mpp=row_mpp(root, row) or mpp or bundle.mpp, engine=engine)
         on_image(row["id"], nuclei)
         types = root / "types" / f"{row['id']}.png"
         if types.exists():
@@ -67,7 +67,8 @@ def evaluate_dataset(
     )
 
 
-def _rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]:
+def dataset_rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]:
+    """The rows of a manifest in one split and with these values; DatasetError if there are none."""
     manifest = root / "manifest.csv"
     try:
         with manifest.open(newline="") as file:
@@ -86,7 +87,8 @@ def _rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]
     return wanted
 
 
-def _mpp(root: Path, row: dict[str, str]) -> float | None:
+def row_mpp(root: Path, row: dict[str, str]) -> float | None:
+    """um per pixel of a row's image; None if the row does not say."""
     text = row.get("mpp") or ""
     try:
         return float(text) if text else None

@@ -1,0 +1,222 @@
+"""Further files for a bundle: int8, fp16, OpenVINO and TensorRT; written only if checked on real images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from nucfast.engine.base import Engine
+from nucfast.engine.bundle import MODEL, Bundle, Variant, check_target, write_bundle
+from nucfast.engine.create import create_engine
+from nucfast.engine.openvino_engine import import_openvino
+from nucfast.engine.parity import Difference, difference
+from nucfast.engine.tensorrt_engine import MAX_BATCH, build_engine, import_tensorrt
+from nucfast.errors import require
+from nucfast.metrics import Scores
+from nucfast.pipeline.evaluate import dataset_rows, evaluate_dataset, row_mpp
+from nucfast.slide import open_slide
+from nucfast_export.export import ExportError
+from nucfast_export.graph import fuse_rounding, plain_outputs, store_weights_as_fp32
+from nucfast_export.quantize import quantize
+
+FORMATS = {
+    "onnx": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt-rtx": ("fp32", "fp16", "int8"),
+}
+# Mean difference of a map from that of model.onnx in fp32, in grey levels of 0..255.
+MAX_MEAN = {"fp32": 0.05, "fp16": 0.5, "bf16": 1.0, "int8": 2.0}
+# What a file may cost, on the validation images: PQ and AJI, each.
+MAX_LOSS = 0.005
+CALIBRATION_TILES = 24
+CHECK_TILES = 4
+TILE_PX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """What was added to a bundle.
+
+    Attributes:
+        bundle: the bundle as written.
+        variant: the file that was added.
+        differences: engine by engine, output by output, against ``model.onnx`` in fp32.
+        before: scores of ``model.onnx`` in fp32 on the validation images.
+        after: those of the new file.
+    """
+
+    bundle: Bundle
+    variant: Variant
+    differences: tuple[Difference, ...]
+    before: Scores
+    after: Scores
+
+
+def add_variant(
+    bundle: Bundle,
+    directory: Path,
+    *,
+    format: str,
+    precision: str,
+    data: Path,
+    tile_px: int | None = None,
+    batch: int = MAX_BATCH,
+) -> VariantReport:
+    """Make a file for one precision and library, compare it with ``model.onnx``, write it with the bundle.
+
+    Args:
+        bundle: what to start from.
+        directory: where to write the bundle with the file; the bundle's own directory adds it there.
+        format: a key of ``FORMATS``.
+        precision: one of its values.
+        data: a data set as for ``nucfast evaluate``. Its images of the split "train" set the ranges of int8,
+            those of "val" are what is compared.
+        tile_px: largest tile of a TensorRT engine; None: the bundle's.
+        batch: largest batch of a TensorRT engine, and the one it is tuned for.
+
+    Raises:
+        ExportError: the format does not have the precision, or the file differs too much; nothing is written.
+        MissingExtraError: a library is not installed.
+        NucfastError: the data set or the bundle cannot be read, or the bundle cannot be written.
+    """
+    if precision not in FORMATS[format]:
+        hint = "; OpenVINO computes model.onnx in bf16 as it is" if precision == "bf16" else ""
+        raise ExportError(f"precision: {format} has {', '.join(FORMATS[format])}, got {precision}{hint}")
+    if (format, precision) == ("onnx", "fp32"):
+        raise ExportError(f"{bundle.name}: {MODEL} is the fp32 ONNX file; nothing to add")
+    check_target(directory, overwrite=directory == bundle.path)
+    made = _make(bundle, format, precision, data, tile_px or bundle.tile_px, batch)
+    file = next(iter(made))
+    details = {"library": _library(format)} if format != "onnx" else {}
+    if format.startswith("tensorrt"):
+        details |= {"tile_px": str(tile_px or bundle.tile_px), "batch": str(batch)}
+    variant = Variant(file, format, precision, details)
+    others = tuple(item for item in bundle.variants if (item.format, item.precision) != (format, precision))
+    files = {name: bundle.read_file(name) for name in bundle.files} | made
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = write_bundle(Path(scratch) / bundle.name, replace(bundle, variants=(*others, variant)), files)
+        reference = create_engine(trial, engine="onnxruntime", device="cpu", precision="fp32")
+        engines = _engines(trial, format, precision, Path(scratch))
+        differences = _compare(reference, engines, read_tiles(data, "val", bundle, CHECK_TILES))
+        for row in differences:
+            if row.mean > MAX_MEAN[precision]:
+                raise ExportError(
+                    f"{bundle.name}: {file} not written: {row.engine} differs from {MODEL} in output "
+                    f"{row.output!r} by {row.mean:.3f} grey levels in the mean; "
+                    f"allowed: {MAX_MEAN[precision]}"
+                )
+        before = evaluate_dataset(data, engine=reference)
+        after = evaluate_dataset(data, engine=engines[0])
+    lost = {"PQ": before.pq - after.pq, "AJI": before.aji - after.aji}
+    for name, loss in lost.items():
+        if loss > MAX_LOSS:
+            raise ExportError(
+                f"{bundle.name}: {file} not written: it loses {loss:.4f} {name} on {data.name}; "
+                f"allowed: {MAX_LOSS}"
+            )
+    checked = {
+        "data": data.name,
+        "split": "val",
+        "pq_change": round(-lost["PQ"], 5),
+        "aji_change": round(-lost["AJI"], 5),
+        "largest": max(row.largest for row in differences),
+        "mean": round(max(row.mean for row in differences), 4),
+    }
+    variant = replace(variant, details=details | {"checked": checked})
+    written = write_bundle(
+        directory, replace(bundle, variants=(*others, variant)), files, overwrite=directory == bundle.path
+    )
+    return VariantReport(written, variant, tuple(differences), before, after)
+
+
+def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
+    """(1, h, w, 3) uint8 tiles at the bundle's mpp, one from each of ``count`` images spread over a split."""
+    rows = dataset_rows(data, split, {})
+    tiles = []
+    for row in rows[:: max(1, len(rows) // count)][:count]:
+        mpp = row_mpp(data, row) or bundle.mpp
+        with open_slide(data / row["image"], mpp=mpp) as slide:
+            width, height = (
+                min(TILE_PX, round(side * mpp / bundle.mpp)) // bundle.stride_px * bundle.stride_px
+                for side in slide.dimensions
+            )
+            tiles.append(slide.read(0, 0, width, height, mpp=bundle.mpp)[None])
+    return tiles
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with fp16 weights and arithmetic; pixels and maps stay uint8."""
+    converter = require("onnxruntime.transformers.float16", extra="cpu", purpose="precision fp16")
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    store_weights_as_fp32(plain)
+    plain_outputs(plain)
+    converted: onnx.ModelProto = converter.convert_float_to_float16(plain, op_block_list=[])
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
+
+
+def _make(
+    bundle: Bundle, format: str, precision: str, data: Path, tile_px: int, batch: int
+) -> dict[str, bytes]:
+    """The new files by name, the one that is loaded first."""
+    for_gpu = format.startswith("tensorrt")
+    model = onnx.load_from_string(bundle.model_bytes())
+    fuse_rounding(model)  # bundles of earlier releases are not written that way
+    if precision == "int8":
+        tiles = read_tiles(data, "train", bundle, CALIBRATION_TILES)
+        model = quantize(model, tiles, symmetric=for_gpu)
+    elif precision == "fp16":
+        model = half(model)
+    content = model.SerializeToString(deterministic=True)
+    name = f"model-{precision}"
+    if format == "onnx":
+        return {f"{name}.onnx": content}
+    if format == "openvino":
+        openvino = import_openvino()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / f"{name}.xml"
+            openvino.save_model(openvino.Core().read_model(content), path, compress_to_fp16=False)
+            return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}
+    engine = build_engine(content, bundle, library=format, tile_px=tile_px, batch=batch, file=f"{name}.onnx")
+    return {f"{name}.{format}": engine}
+
+
+def _library(format: str) -> str:
+    module = import_openvino() if format == "openvino" else import_tensorrt(format)
+    return f"{format} {module.__version__}"
+
+
+def _engines(trial: Bundle, format: str, precision: str, scratch: Path) -> list[Engine]:
+    """What runs the new file here; the first is the one to score."""
+    if format == "onnx" and precision == "int8":
+        names = ("openvino", "onnxruntime")
+        return [create_engine(trial, engine=name, device="cpu", precision="int8") for name in names]
+    if format == "onnx":
+        # Meant for GPUs; its rounding is the same when the CPU runs it in place of model.onnx.
+        content = trial.read_file(f"model-{precision}.onnx")
+        same = write_bundle(scratch / "half", replace(trial, variants=()), {MODEL: content})
+        return [create_engine(same, engine="onnxruntime", device="cpu", precision="fp32")]
+    return [create_engine(trial, engine=format, precision=precision)]
+
+
+def _compare(
+    reference: Engine, engines: Sequence[Engine], tiles: Sequence[NDArray[np.uint8]]
+) -> list[Difference]:
+    expected = [reference.run(tile) for tile in tiles]
+    rows = []
+    for engine in engines:
+        got = [engine.run(tile) for tile in tiles]
+        for name in expected[0]:
+            values, wanted = (
+                np.concatenate([maps[name].ravel() for maps in runs]) for runs in (got, expected)
+            )
+            rows.append(difference(engine.description, name, values, wanted))
+    return rows

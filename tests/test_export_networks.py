@@ -1,0 +1,103 @@
+"""Every network of the registry survives the way to ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="exporting needs PyTorch")
+ort = pytest.importorskip("onnxruntime", reason="exports are checked with ONNX Runtime")
+
+import onnx  # noqa: E402
+
+from nucfast.engine import OutputSpec  # noqa: E402
+from nucfast.errors import EngineError  # noqa: E402
+from nucfast_export.export import _to_onnx  # noqa: E402
+from nucfast_export.graph import fuse_rounding  # noqa: E402
+from nucfast_export.torch_engine import TorchEngine  # noqa: E402
+from nucfast_export.wrapper import ExportNetwork  # noqa: E402
+from nucfast_training.networks import NETWORKS  # noqa: E402
+from tiny_model import tiny_spec  # noqa: E402
+
+# Small networks of the same structure; a network that is not named here is made as it is.
+SMALL = {"fast_unet": {"widths": (8, 8, 16, 16), "head_width": 16}}
+
+
+class Probabilities(torch.nn.Module):
+    """As exported, but floating point: rounding to grey levels would hide small differences."""
+
+    def __init__(self, network, names):
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+
+    def forward(self, image):
+        logits = self.network(image.to(torch.float32).permute(0, 3, 1, 2) * (1 / 255))
+        return tuple(torch.sigmoid(logits[name]) for name in self.names)
+
+
+def network_and_spec(name):
+    torch.manual_seed(0)
+    network = NETWORKS[name](**SMALL.get(name, {})).eval()
+    side = 2 * network.stride_px
+    with torch.no_grad():
+        heads = network(torch.zeros(1, 3, side, side))
+    outputs = tuple(
+        OutputSpec(head, "", value.shape[1], side // value.shape[2]) for head, value in heads.items()
+    )
+    changes = {} if "class" in heads else {"classes": (), "class_scheme": None}
+    classes = heads["class"].shape[1] if "class" in heads else 0
+    if classes != len(tiny_spec().classes):
+        changes = {"classes": tiny_spec().classes[:classes], "class_scheme": None}
+    stride = network.stride_px
+    return network, tiny_spec(
+        stride_px=stride, tile_px=8 * stride, margin_px=stride, outputs=outputs, **changes
+    )
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_export(name):
+    network, spec = network_and_spec(name)
+    names = [output.name for output in spec.outputs]
+    model, _, _ = _to_onnx(Probabilities(network, names), spec, "auto")
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString())
+    step = spec.stride_px
+    for count, height, width in ((1, 256, 256), (3, 64, 96), (8, 32, 32)):
+        shape = (count, -(-height // step) * step, -(-width // step) * step, 3)
+        tiles = np.random.default_rng(count).integers(0, 256, shape, dtype=np.uint8)
+        with torch.no_grad():
+            expected = Probabilities(network, names)(torch.from_numpy(tiles))
+        for value, wanted in zip(session.run(None, {spec.input_name: tiles}), expected, strict=True):
+            assert np.abs(value - wanted.numpy()).max() <= 1e-4
+
+
+def test_large_sizes():
+    """512, and 1000 x 1400 padded to whole strides."""
+    network, spec = network_and_spec("fast_unet")
+    names = [output.name for output in spec.outputs]
+    model, _, _ = _to_onnx(ExportNetwork(network, names, mean=(0, 0, 0), std=(1, 1, 1)), spec, "auto")
+    fuse_rounding(model)
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString())
+    engine = TorchEngine(network, spec)
+    for shape in ((1, 512, 512, 3), (1, 1008, 1408, 3)):
+        tiles = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        maps = engine.run(tiles)
+        for name, value in zip(names, session.run(names, {spec.input_name: tiles}), strict=True):
+            assert np.abs(value.astype(int) - maps[name]).max() <= 1
+
+
+def test_torch_engine():
+    network, spec = network_and_spec("fast_unet")
+    tiles = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    exact = TorchEngine(network, spec).run(tiles)
+    rough = TorchEngine(network, spec, precision="bf16")
+    assert rough.description.endswith("on cpu, bf16")
+    for name, value in rough.run(tiles).items():
+        assert np.abs(value.astype(int) - exact[name]).mean() < 2
+    assert rough.run(tiles[:0])["nucleus"].shape == (0, 64, 64, 1)
+    with pytest.raises(EngineError, match="precision int8: PyTorch has fp32, bf16, fp16 here"):
+        TorchEngine(network, spec, precision="int8")
+    with pytest.raises(EngineError, match="CUDA graphs need a CUDA device"):
+        TorchEngine(network, spec, cuda_graph=True)

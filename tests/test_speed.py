@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.testing import assert_array_equal
+
+from nucfast.cli import group
+from nucfast.engine import create_engine
+from nucfast.engine.parallel import ParallelEngine
+from nucfast.engine.processor import has_int8
+from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
+from nucfast.errors import BundleError, EngineError
+from tiny_model import tiny_onnx, write_tiny
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def test_benchmark_command(bundle, tmp_path):
+    path = tmp_path / "speed.json"
+    arguments = ["benchmark", "--model", str(bundle.path), "--engine", "openvino", "--precision", "fp32"]
+    arguments += ["--precision", "int8", "--batch", "2", "--seconds", "0", "--json", str(path)]
+    result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "left out: precision int8" in result.stderr
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["engine"], row["precision"], row["tile_px"], row["batch"]) == ("openvino", "fp32", 64, 2)
+    assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+    assert row["mpx_per_s"] == pytest.approx(2 * 64 * 64 / row["p50_ms"] / 1e3, rel=0.05, abs=0.002)
+    assert row["mm2_per_s"] == pytest.approx(row["mpx_per_s"] * 0.25, abs=1e-3)
+    assert row["peak_mb"] > 10
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_several_engines_are_one(bundle, count):
+    single = create_engine(bundle, engine="openvino", precision="fp32", threads=1)
+    both = ParallelEngine([single, create_engine(bundle, engine="openvino", precision="fp32", threads=1)])
+    tiles = np.random.default_rng(0).integers(0, 256, (count, 32, 64, 3), dtype=np.uint8)
+    maps = both.run(tiles)
+    for name, value in single.run(tiles).items():
+        assert_array_equal(maps[name], value)
+    assert both.description.startswith("2 x OpenVINO")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("", False),
+    ],
+)
+def test_int8_by_processor(tmp_path, text, expected):
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert has_int8(path) is expected
+    assert has_int8(tmp_path / "missing") is False
+
+
+class TestTensorRtRtx:
+    """Builds for real, without a GPU."""
+
+    @pytest.fixture(autouse=True)
+    def library(self):
+        pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+
+    def test_build(self, bundle):
+        import tensorrt_rtx
+
+        engine = build_engine(
+            tiny_onnx(), bundle, library="tensorrt-rtx", tile_px=64, batch=2, file="model.onnx"
+        )
+        assert len(engine) > 1000
+        validity = tensorrt_rtx.Runtime(tensorrt_rtx.Logger()).get_engine_validity(engine)
+        assert validity is not None
+
+    def test_refuses_what_it_cannot_parse(self, bundle):
+        with pytest.raises(BundleError, match=r"model.onnx cannot be loaded \(.*\): install or export"):
+            build_engine(b"nonsense", bundle, library="tensorrt-rtx", tile_px=64, file="model.onnx")
+
+    def test_refuses_to_run_without_a_device(self, bundle, monkeypatch):
+        monkeypatch.setattr("nucfast.engine.tensorrt_engine._Cuda.count", staticmethod(lambda: 0))
+        with pytest.raises(EngineError, match="tensorrt-rtx on cuda:0: no CUDA device is visible"):
+            TensorRtEngine(bundle, library="tensorrt-rtx", device="cuda:0", precision="fp32", threads=1)

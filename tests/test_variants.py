@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from nucfast.cli import group
+from nucfast.engine import Variant, create_engine, load_bundle, write_bundle
+from nucfast.engine import create as create_module
+from nucfast.engine.openvino_engine import cpu_has_bf16
+from nucfast.errors import BundleError, EngineError, MissingExtraError, NucfastError
+from tiny_model import tiny_onnx, tiny_spec, write_tiny
+
+pytest.importorskip("torch", reason="exporting needs PyTorch")
+pytest.importorskip("onnxruntime", reason="files are checked with ONNX Runtime")
+
+import onnx
+from onnx import TensorProto
+
+from nucfast_export import ExportError, variants
+from nucfast_export.graph import fuse_rounding, plain_outputs
+from nucfast_export.quantize import quantize
+from nucfast_export.variants import add_variant, half
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data set of two images."""
+    root = tmp_path_factory.mktemp("data") / "small"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    with (root / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "split", "image"])
+        for seed, split in enumerate(("train", "val")):
+            rows.writerow([split, split, f"images/{split}.png"])
+            Image.fromarray(noise((64, 72, 3), seed)).save(root / "images" / f"{split}.png")
+            labels = np.zeros((64, 72), np.uint8)
+            labels[8:20, 8:20] = 1
+            Image.fromarray(labels).save(root / "labels" / f"{split}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def with_int8(bundle, data, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("int8") / "tiny"
+    # One layer of random weights on noise: eight bits cost it more than a trained network.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "MAX_MEAN", variants.MAX_MEAN | {"int8": 8.0})
+        return add_variant(bundle, directory, format="onnx", precision="int8", data=data)
+
+
+def test_int8(with_int8, bundle):
+    written = load_bundle(with_int8.bundle.path)
+    assert written == with_int8.bundle
+    assert written.variant("onnx", "int8").details["checked"]["data"] == "small"
+    assert {row.engine.split()[0] for row in with_int8.differences} == {"ONNX", "OpenVINO"}
+    assert written.model_bytes() == bundle.model_bytes()
+    operators = {
+        node.op_type for node in onnx.load_from_string(written.read_file("model-int8.onnx")).graph.node
+    }
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= operators
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_int8_runs(with_int8, engine):
+    runner = create_engine(with_int8.bundle, engine=engine, device="cpu", precision="int8")
+    exact = create_engine(with_int8.bundle, engine=engine, device="cpu", precision="fp32")
+    assert ", int8, " in runner.description
+    tiles = noise((2, 64, 64, 3), 3)
+    for name, value in runner.run(tiles).items():
+        assert 0 < np.abs(value.astype(int) - exact.run(tiles)[name]).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("native", "expected"), [(True, "int8"), (False, "bf16" if cpu_has_bf16() else "fp32")]
+)
+def test_auto_precision(with_int8, monkeypatch, native, expected):
+    monkeypatch.setattr(create_module, "has_int8", lambda: native)
+    assert create_engine(with_int8.bundle, device="cpu").precision == expected
+    assert create_engine(with_int8.bundle, device="cpu", precision="fp32").precision == "fp32"
+
+
+def test_auto_without_a_file(bundle, monkeypatch):
+    monkeypatch.setattr(create_module, "has_int8", lambda: True)
+    assert create_engine(bundle, device="cpu").precision != "int8"
+
+
+def test_openvino_files(bundle, data, tmp_path):
+    report = add_variant(bundle, tmp_path / "tiny", format="openvino", precision="fp32", data=data)
+    assert set(report.bundle.files) == {"model.onnx", "model-fp32.xml", "model-fp32.bin"}
+    tiles = noise((1, 64, 64, 3))
+    for name, value in create_engine(report.bundle, engine="openvino", precision="fp32").run(tiles).items():
+        assert np.abs(value.astype(int) - create_engine(bundle, precision="fp32").run(tiles)[name]).max() <= 1
+
+
+def test_half(bundle):
+    model = half(onnx.load_from_string(bundle.model_bytes()))
+    assert {tensor.data_type for tensor in model.graph.initializer} >= {TensorProto.FLOAT16}
+    assert {port.type.tensor_type.elem_type for port in model.graph.output} == {TensorProto.UINT8}
+
+
+def test_symmetric_for_tensorrt():
+    model = quantize(onnx.load_from_string(tiny_onnx()), [noise((1, 32, 32, 3))], symmetric=True)
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    zeros = [node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert zeros
+    assert {stored[name] for name in zeros} == {TensorProto.INT8}
+
+
+def test_a_file_that_differs_is_not_written(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "MAX_MEAN", variants.MAX_MEAN | {"int8": 0.0})
+    with pytest.raises(
+        ExportError, match=r"model-int8.onnx not written: .* differs from model.onnx in output"
+    ):
+        add_variant(bundle, tmp_path / "tiny", format="onnx", precision="int8", data=data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_loses_accuracy_is_not_written(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "MAX_MEAN", variants.MAX_MEAN | {"int8": 8.0})
+    monkeypatch.setattr(variants, "MAX_LOSS", -1.0)
+    with pytest.raises(ExportError, match=r"model-int8.onnx not written: it loses .* PQ on small"):
+        add_variant(bundle, tmp_path / "tiny", format="onnx", precision="int8", data=data)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "message"),
+    [
+        ("onnx", "bf16", "onnx has fp32, fp16, int8, got bf16; OpenVINO computes model.onnx in bf16"),
+        ("onnx", "fp32", "model.onnx is the fp32 ONNX file; nothing to add"),
+        ("openvino", "fp16", "openvino has fp32, bf16, int8, got fp16"),
+    ],
+)
+def test_combinations_that_do_not_exist(bundle, data, tmp_path, format, precision, message):
+    with pytest.raises(ExportError, match=message):
+        add_variant(bundle, tmp_path / "tiny", format=format, precision=precision, data=data)
+
+
+def test_missing_tensorrt(bundle, data, tmp_path):
+    pytest.importorskip("onnx")
+    try:
+        import tensorrt  # noqa: F401
+
+        pytest.skip("TensorRT is installed")
+    except ImportError:
+        pass
+    with pytest.raises(MissingExtraError, match=r"run  pip install 'nucfast\[tensorrt\]'"):
+        add_variant(bundle, tmp_path / "tiny", format="tensorrt", precision="fp32", data=data)
+    with pytest.raises(MissingExtraError, match=r"run  pip install 'nucfast\[tensorrt\]'"):
+        create_engine(bundle, engine="tensorrt")
+
+
+def test_no_file_for_a_precision(bundle):
+    with pytest.raises(
+        EngineError, match=r"precision int8: .*tiny has no file .* nucfast export .* --precision int8"
+    ):
+        create_engine(bundle, engine="openvino", precision="int8")
+
+
+def test_manifest_with_a_variant_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="variants: expected files that are written"):
+        write_bundle(
+            tmp_path / "tiny",
+            replace(tiny_spec(), variants=(Variant("model-int8.onnx", "onnx", "int8"),)),
+            {"model.onnx": tiny_onnx()},
+        )
+
+
+def test_damaged_variant(with_int8, tmp_path):
+    files = {name: with_int8.bundle.read_file(name) for name in with_int8.bundle.files}
+    made = write_bundle(tmp_path / "tiny", with_int8.bundle, files)
+    (made.path / "model-int8.onnx").write_bytes(files["model-int8.onnx"][:-1])
+    with pytest.raises(BundleError, match=r"model-int8.onnx is damaged"):
+        load_bundle(made.path)
+
+
+def test_bytes_before_pixels():
+    """The sigmoid moves before the shuffle only where that fills vectors; values stay the same."""
+    import onnxruntime
+
+    plain = onnx.load_from_string(tiny_onnx())
+    fused = onnx.load_from_string(tiny_onnx())
+    fuse_rounding(fused)
+    back = onnx.ModelProto()
+    back.CopyFrom(fused)
+    plain_outputs(back)
+    assert not any(node.op_type == "Round" for node in fused.graph.node)
+    tiles = noise((2, 32, 48, 3))
+    sessions = [onnxruntime.InferenceSession(m.SerializeToString()) for m in (plain, fused, back)]
+    expected, *others = (session.run(None, {"image": tiles}) for session in sessions)
+    for maps in others:
+        for value, wanted in zip(maps, expected, strict=True):
+            assert np.abs(value.astype(int) - wanted).max() <= 1
+
+
+def test_command(bundle, data, tmp_path):
+    run = CliRunner().invoke
+    result = run(group, ["export", str(bundle.path), "--precision", "int8"])
+    assert isinstance(result.exception, NucfastError)
+    assert "give --data DATASET" in str(result.exception)
+    arguments = [
+        "export",
+        str(bundle.path),
+        "--to",
+        "openvino",
+        "--data",
+        str(data),
+        "-o",
+        str(tmp_path / "b"),
+    ]
+    result = run(group, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "PQ on small:" in result.output
+    assert load_bundle(tmp_path / "b").variant("openvino", "fp32") is not None
