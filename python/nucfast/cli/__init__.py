@@ -15,6 +15,7 @@ COMMANDS = {
     "info": "what a slide is: size, resolution and where it comes from, levels",
     "models": "list the models that are installed",
     "evaluate": "score a model on an annotated data set",
+    "train": "train a model from a recipe, or go on from a shipped one with your own annotations",
     "demo": "make a synthetic slide, find its nuclei, compare with the truth",
     "doctor": "what this installation has, and what is wrong with it",
 }
