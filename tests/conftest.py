@@ -1,11 +1,14 @@
-"""Where the data that is too large for the repository lies."""
+"""Where the data that is too large for the repository lies; the instruction sets to compare."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nucfast import _core
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +29,13 @@ def slides_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("neither NUCFAST_SLIDES nor NUCFAST_DATA leads to a folder of slides")
     return Path(folder)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set of the kernels."""
+    limit: str = request.param
+    if _core.set_isa(limit) != limit:
+        pytest.skip(f"this CPU lacks {limit}")
+    yield limit
+    _core.set_isa(None)

@@ -6,6 +6,7 @@ namespace py = pybind11;
 
 void bind_components(py::module_& m);
 void bind_contours(py::module_& m);
+void bind_dispatch(py::module_& m);
 void bind_distance(py::module_& m);
 void bind_overlap(py::module_& m);
 void bind_properties(py::module_& m);
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "C++ kernels of nucfast; use them through nucfast.ops";
     bind_components(m);
     bind_contours(m);
+    bind_dispatch(m);
     bind_distance(m);
     bind_overlap(m);
     bind_properties(m);

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "nucfast/dispatch.hpp"
+
 namespace nucfast::testing {
 
 struct Case {
@@ -24,6 +26,15 @@ inline int& failures() {
 struct Register {
     Register(const char* name, void (*run)()) { cases().push_back({name, run}); }
 };
+
+// Calls `body` with every instruction set that this machine has.
+template <typename Body>
+void for_each_isa(Body&& body) {
+    for (const Isa limit : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+        if (set_isa(limit) == limit) body();
+    }
+    set_isa({});
+}
 
 }  // namespace nucfast::testing
 

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# dispatch
+def set_isa(limit: str | None) -> str: ...
+
 # overlap
 def match_pairs(
     true_id: NDArray[np.int64], pred_id: NDArray[np.int64], weight: NDArray[np.float64]
