@@ -61,7 +61,7 @@ def draw(bundle: str, out: Path) -> None:
     spans = zip(rings.labels, rings.offsets, rings.offsets[1:], strict=False)
     outlines = [(rings.points[a:b], COLORS[made.class_ids[label - 1]]) for label, a, b in spans]
     panels.append(_outlined(image, outlines))
-    Image.fromarray(np.hstack(panels)).save(out, optimize=True)
+    Image.fromarray(np.hstack(panels)).save(out, quality=88, optimize=True)
 
 
 def _outlined(image: np.ndarray, outlines: list) -> np.ndarray:
