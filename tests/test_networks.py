@@ -24,7 +24,7 @@ SMALL = {
     "unet": {"kind": "unet", "widths": [4, 8, 16], "heads": NUCLEUS, "batch_norm": True, "dropout": 0.1},
     "fcn": {"kind": "fcn", "widths": [4, 4, 8, 8], "heads": NUCLEUS},
     "linknet": {"kind": "linknet", "widths": [8, 16], "heads": NUCLEUS},
-    "segnet": {"kind": "segnet", "widths": [4, 4, 8, 8, 8], "heads": NUCLEUS},
+    "segnet": {"kind": "segnet", "widths": [4, 8], "depths": [1, 2], "heads": NUCLEUS},
     "unet_sharp": {
         "kind": "unet_sharp",
         "width": 4,
@@ -121,7 +121,7 @@ def test_gradients_flow_through_pooling_as_through_torch_s():
 
 
 def test_segnet_has_thirteen_convolutions_each_way():
-    network = build_network({"network": SMALL["segnet"]})
+    network, _ = parameters("isbi2012-segnet")
     assert sum(isinstance(m, nn.Conv2d) for m in network.encoder.modules()) == 13
     # The thirteenth of the decoder is the one that ends in logits.
     assert sum(isinstance(m, nn.Conv2d) for m in network.decoder.modules()) + 1 == 13

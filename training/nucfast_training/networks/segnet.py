@@ -53,14 +53,13 @@ class SegNet(nn.Module):
     """Encoder and decoder mirror each other.
 
     Args:
-        widths: channels of the five stages.
-        depths: convolutions of the five stages.
+        widths: channels of each stage, from full resolution down.
+        depths: convolutions of each stage; 2, 2, 3, 3, 3 is VGG-16.
         heads: channels of the logits by head.
 
-    ``forward`` takes (N, 3, H, W) in 0..1, H and W multiples of 32, and returns logits (N, C, H, W).
+    ``forward`` takes (N, 3, H, W) in 0..1, sides multiples of ``stride_px``, and returns logits (N, C, H, W).
     """
 
-    stride_px = 32
     outer = ("heads",)
 
     def __init__(
@@ -71,6 +70,7 @@ class SegNet(nn.Module):
         heads: Mapping[str, int],
     ) -> None:
         super().__init__()
+        self.stride_px = 2 ** len(widths)
         befores = (3, *widths[:-1])
         stages = list(zip(befores, widths, depths, strict=True))
         self.encoder = nn.ModuleList(_stack([before, *[width] * depth]) for before, width, depth in stages)
