@@ -20,7 +20,7 @@ def run(*args, code=0):
 
 def test_help_lists_every_command():
     text = run("--help").stdout
-    for name in ("infer", "info", "models", "evaluate", "export", "benchmark", "demo", "doctor"):
+    for name in ("infer", "info", "models", "evaluate", "train", "export", "benchmark", "demo", "doctor"):
         assert f"  {name} " in text
         assert "Usage: " in run(name, "--help").stdout
 
@@ -109,3 +109,31 @@ def test_evaluate_names_what_is_wrong_with_a_data_set(tmp_path):
     assert "manifest.csv" in run("evaluate", tmp_path, code=2).stderr
     (tmp_path / "manifest.csv").write_text("id,split,image\na,train,a.png\n")
     assert "no image of split 'val'" in run("evaluate", tmp_path, code=2).stderr
+
+
+def test_train_runs_a_recipe_and_names_what_is_wrong(tmp_path):
+    pytest.importorskip("torch", reason="training needs PyTorch")
+    out = tmp_path / "run"
+    done = run("train", "dsb2018-fcn", "--smoke", "--device", "cpu", "-o", out, "--set", "seed=2")
+    assert done.stdout.startswith(f"{out}: 4 steps in ")
+    assert "step 4: nucleus" in done.stderr
+    assert {
+        "log.jsonl",
+        "last.safetensors",
+        "weights.safetensors",
+        "learning-curve.png",
+        "predictions.png",
+    } <= {path.name for path in out.iterdir()}
+    assert "he-fast" in run("train", "no-such", code=2).stderr
+    wrong = run("train", "dsb2018-fcn", "--set", "optimiser.learning_rate=0", code=2).stderr
+    assert "optimiser.learning_rate: expected a number above 0" in wrong
+
+
+def test_train_names_the_extra_where_it_is_missing(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['nucfast', 'train', 'he-fast'];"
+        "import nucfast.cli; nucfast.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'nucfast[train]'" in done.stderr

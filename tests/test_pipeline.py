@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from nucfast.engine import Bundle, DecoderSpec, OutputSpec
 from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei, NucleusClass
-from nucfast.ops import distance_transform
+from nucfast.ops import distance_transform, label
 from nucfast.pipeline import segment
 from nucfast.pipeline.grid import Window, regions, spans
 from nucfast.pipeline.maps import predict_maps
@@ -240,3 +240,20 @@ def test_a_bundle_that_cannot_be_decoded_is_refused():
     without = replace(bundle, outputs=bundle.outputs[1:])
     with pytest.raises(BundleError, match="needs the outputs"):
         segment(np.zeros((20, 20, 3), np.uint8), engine=KnownMaps(without))
+
+
+def test_components_are_not_split_and_need_no_distance():
+    bundle = make_bundle(halo_px=128)
+    outputs = tuple(output for output in bundle.outputs if output.name != "distance")
+    settings = DecoderSpec("components", 128, min_rise=0, min_area_um2=1.0)
+    bundle = replace(bundle, outputs=outputs, decoder=settings)
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[..., 0] = np.where(random_blobs((300, 400), count=60, seed=5) > 0, 200, 90)
+    expected = label(image[..., 0] >= 128, connectivity=4)
+    found = run(image, bundle, region_px=1024)
+    assert len(found) == (np.bincount(expected.ravel())[1:] * 0.25 >= 1.0).sum()
+    areas = np.sort(np.bincount(expected.ravel())[1:])[-len(found) :]
+    assert_array_equal(np.sort(found.features["area_um2"]), (areas * 0.25).astype(np.float32))
+    assert_same(run(image, bundle, region_px=150), found)
+    with pytest.raises(BundleError, match="decoder 'climb' needs the outputs"):
+        segment(image, engine=KnownMaps(replace(bundle, decoder=make_bundle().decoder)))

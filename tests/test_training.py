@@ -1,7 +1,8 @@
-"""Targets, patches and losses on known input; a whole tiny run that goes on and becomes a bundle."""
+"""Targets and patches on known input; tiny runs that learn, go on, fail with a reason, and become bundles."""
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,13 +13,18 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
+from nucfast.errors import DatasetError
 from nucfast.ops import split_instances
 from nucfast.testing import synthetic_slide
 from nucfast_export.run import export_run
-from nucfast_training.augmentation import jitter
-from nucfast_training.data import UNCLASSIFIED, Patches, read_set
-from nucfast_training.losses import dice_loss, heads_loss
-from nucfast_training.targets import peaked_distance
+from nucfast_training import train as train_module
+from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
+from nucfast_training.data import read_sets
+from nucfast_training.errors import RecipeError, TrainingError
+from nucfast_training.patches import Patches
+from nucfast_training.recipe import Recipe, merge
+from nucfast_training.run import run_recipe
+from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
 from nucfast_training.train import train
 
 RECIPE = {
@@ -81,18 +87,89 @@ def test_peaked_distance_has_one_summit_per_nucleus():
         assert split_instances(distance, labels > 0, min_rise=5).max() == 1
 
 
+def test_targets():
+    labels = np.array([[0, 5, 5, 9]], np.int32)  # gaps between ids are allowed
+    kinds = np.array([[2, 2, 2, 0]], np.uint8)
+    made = {
+        name: target.make(labels, kinds).tolist()[0] for name, target in TARGETS.items() if name != "distance"
+    }
+    assert made == {
+        "nucleus": [0, 255, 255, 255],
+        "class": [UNCLASSIFIED, 1, 1, UNCLASSIFIED],
+        "semantic": [0, 2, 2, UNCLASSIFIED],
+    }
+
+
+def with_changes(**tables):
+    return Recipe.of(merge(RECIPE, tables))
+
+
+def read(recipe, data, tmp_path, split="train"):
+    return read_sets(recipe, data, split, cache=tmp_path / "cache")
+
+
 def test_sample_has_what_the_files_hold(data, tmp_path):
-    (sample,) = read_set(data / "made", "train", mpp=None, class_map={1: 1, 2: 2, 3: 3, 4: 4}, cache=tmp_path)
+    recipe = with_changes()
+    ((sample,),) = read(recipe, data, tmp_path)
     assert sample.image.shape == (160, 200, 3)
-    assert_array_equal(sample.nucleus > 0, sample.labels > 0)
-    assert_array_equal(sample.kind == UNCLASSIFIED, sample.labels == 0)
-    assert len(list(tmp_path.iterdir())) == 1
-    rng = np.random.default_rng(0)
-    image, target = Patches([[sample]], [1.0], 0.5, 64, 0.3).draw(rng)
-    assert image.shape == target.shape == (64, 64, 3)
-    # Where the warped nucleus map is surely inside, so are the other two targets.
-    surely = target[..., 0] == 255
-    assert (target[surely, 2] != UNCLASSIFIED).mean() > 0.95
+    assert_array_equal(sample.targets["nucleus"] > 0, sample.labels > 0)
+    assert_array_equal(sample.targets["class"] == UNCLASSIFIED, sample.labels == 0)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    images, targets = Patches([[sample]], recipe).batch(3)
+    assert images.shape == (4, 64, 64, 3)
+    assert {name: plane.shape for name, plane in targets.items()} == dict.fromkeys(
+        RECIPE["loss"], (4, 64, 64)
+    )
+    # Where the warped nucleus map is surely inside, so is the class.
+    surely = targets["nucleus"] == 255
+    assert (targets["class"][surely] != UNCLASSIFIED).mean() > 0.95
+
+
+def test_batches_depend_on_their_number_alone(data, tmp_path):
+    recipe = with_changes(augmentation=dict.fromkeys(AUGMENTATIONS, 0.5))
+    patches = Patches(read(recipe, data, tmp_path), recipe)
+    first, second = patches.batch(7), patches.batch(7)
+    assert_array_equal(first[0], second[0])
+    assert not np.array_equal(first[0], patches.batch(8)[0])
+
+
+def test_crops_cover_the_image_once_an_epoch(data, tmp_path):
+    recipe = with_changes(patches={"sampling": "crops", "stain": 0.0, "batch": 3})
+    sets = read(recipe, data, tmp_path)
+    patches = Patches(sets, recipe)
+    assert patches.per_epoch == 12  # 160 x 200 in crops of 64
+    (sample,) = sets[0]
+    corner = next(planes for planes in patches.fixed(0))
+    assert_array_equal(corner["image"], sample.image[:64, :64])
+    assert_array_equal(corner["labels"], sample.labels[:64, :64])
+    assert_array_equal(patches.fixed(0)[-1]["image"], sample.image[-64:, -64:])
+    epoch = np.concatenate([patches.batch(i)[0] for i in range(4)])
+    assert sorted(crop.tobytes() for crop in epoch) == sorted(p["image"].tobytes() for p in patches.fixed(0))
+
+
+def test_whole_images_are_resized(data, tmp_path):
+    recipe = with_changes(patches={"sampling": "whole", "stain": 0.0})
+    sets = read(recipe, data, tmp_path)
+    (planes,) = Patches(sets, recipe).fixed(0)
+    assert planes["image"].shape == (64, 64, 3)
+    (sample,) = sets[0]
+    assert planes["image"].mean() == pytest.approx(sample.image.mean(), abs=2)
+    assert (planes["labels"] > 0).mean() == pytest.approx((sample.labels > 0).mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_keep_image_and_targets_together(name):
+    made = synthetic_slide(64, 64, seed=0)
+    planes = {"image": made.image, "labels": made.labels.astype(np.uint16)}
+    changed = augment(planes, np.random.default_rng(1), {name: 1.0})
+    assert changed["image"].shape == made.image.shape
+    assert changed["image"].dtype == np.uint8
+    assert not np.array_equal(changed["image"], made.image)
+    assert set(np.unique(changed["labels"])) <= set(np.unique(made.labels))
+    # Nuclei stay darker than what surrounds them.
+    inside = changed["labels"] > 0
+    assert changed["image"][inside].mean() < changed["image"][~inside].mean() - 10
+    assert augment(planes, np.random.default_rng(1), {name: 0.0})["image"] is not changed["image"]
 
 
 def test_jitter_changes_colour_only_when_asked():
@@ -103,31 +180,181 @@ def test_jitter_changes_colour_only_when_asked():
     assert not np.array_equal(changed, image)
 
 
-def test_losses_in_closed_form():
-    certain = torch.full((1, 1, 4, 4), 50.0)
-    assert float(dice_loss(certain, torch.ones(1, 1, 4, 4))) == pytest.approx(0.0, abs=1e-6)
-    assert float(dice_loss(-certain, torch.ones(1, 1, 4, 4))) == pytest.approx(1.0 - 1.0 / 17.0)
-    heads = {name: torch.zeros(1, 1, 4, 4) for name in ("nucleus", "distance")}
-    target = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
-    target[..., 2] = UNCLASSIFIED
-    losses = heads_loss(heads | {"class": torch.zeros(1, 4, 2, 2)}, target, torch.ones(4))
-    assert "class" not in losses  # nothing is classified
-    assert float(losses["distance"]) == pytest.approx(2.0 * np.log(2.0))
-    target[..., 2] = 1
-    losses = heads_loss(heads | {"class": torch.zeros(1, 4, 2, 2)}, target, torch.ones(4))
-    assert float(losses["class"]) == pytest.approx(np.log(4.0), rel=1e-5)
+def records(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_run_learns_goes_on_and_becomes_a_bundle(data, tmp_path):
     run = tmp_path / "run"
-    train(RECIPE, data=data, out=run, device="cpu", max_seconds=float("inf"))
-    first = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
+    train(Recipe.of(RECIPE), data=data, out=run, device="cpu")
+    first = records(run)[-1]
     assert first["step"] == 12
-    longer = RECIPE | {"optimiser": RECIPE["optimiser"] | {"steps": 60}}
-    train(longer, data=data, out=run, device="cpu", max_seconds=float("inf"))
-    last = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
-    assert last["step"] == 60
+    report = train(with_changes(optimiser={"steps": 60}), data=data, out=run, device="cpu")
+    last = records(run)[-1]
+    assert report.steps == last["step"] == 60
     assert last["val"]["nucleus"] < first["val"]["nucleus"]
-    report = export_run(run, tmp_path / "bundle")
-    assert report.bundle.name == "tiny"
-    assert [entry.name for entry in report.bundle.classes] == RECIPE["classes"]["names"]
+    assert report.best == pytest.approx(min(r["val"]["loss"] for r in records(run) if "val" in r), abs=1e-4)
+    for name in ("learning-curve.png", "predictions.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 64
+    exported = export_run(run, tmp_path / "bundle")
+    assert exported.bundle.name == "tiny"
+    assert [entry.name for entry in exported.bundle.classes] == RECIPE["classes"]["names"]
+    other = merge(RECIPE, {"network": RECIPE["network"] | {"head_width": 12}})
+    with pytest.raises(RecipeError, match=r"holds a run of another network"):
+        train(Recipe.of(other), data=data, out=run, device="cpu")
+
+
+FCN = {"kind": "fcn", "widths": [4, 4, 4, 4], "heads": {"nucleus": 1}}
+
+
+def binary(**tables):
+    base = {key: value for key, value in RECIPE.items() if key != "classes"} | {
+        "network": FCN,
+        "loss": {"nucleus": 1.0},
+    }
+    base["optimiser"] = {"learning_rate": 1e-3, "steps": 6, "kind": "adam", "schedule": "constant"}
+    return Recipe.of(merge(base, {"validation": {"every_steps": 2, "patches": 2}, **tables}))
+
+
+def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(data, tmp_path):
+    def interrupt(event):
+        if event["event"] == "step" and event["step"] == 3:
+            raise KeyboardInterrupt
+
+    train(binary(), data=data, out=tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(binary(), data=data, out=tmp_path / "parts", device="cpu", on_event=interrupt)
+    messages = []
+    train(binary(), data=data, out=tmp_path / "parts", device="cpu", on_event=messages.append)
+    assert {"event": "message", "message": "goes on from step 3"} in messages
+    assert records(tmp_path / "parts")[-1]["val"] == records(tmp_path / "whole")[-1]["val"]
+
+
+def test_patience_and_time_end_a_run(data, tmp_path):
+    recipe = binary(
+        optimiser={"learning_rate": 1e-12, "steps": 100},
+        validation={"patience": 2, "metric": "recall", "every_steps": 2, "patches": 2},
+    )
+    report = train(recipe, data=data, out=tmp_path / "patience", device="cpu")
+    assert (report.stopped, report.steps) == ("patience", 6)  # one that is best, two that are not better
+    report = train(binary(), data=data, out=tmp_path / "time", device="cpu", max_seconds=0.0)
+    assert (report.stopped, report.steps) == ("time", 0)
+    assert (tmp_path / "time" / "weights.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(data, tmp_path):
+    run = tmp_path / "run"
+    train(binary(), data=data, out=run, device="cpu")
+    good = (run / "weights.safetensors").read_bytes()
+    hot = binary(optimiser={"learning_rate": 1e30, "kind": "sgd", "clip": 0.0, "steps": 100})
+    shutil.copytree(run, tmp_path / "hot")
+    (tmp_path / "hot" / "last.safetensors").unlink()
+    message = (
+        r"loss is (nan|inf) at step \d+: lower optimiser.learning_rate \(1e\+30\); .*weights.safetensors"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(hot, data=data, out=tmp_path / "hot", device="cpu")
+    assert (tmp_path / "hot" / "weights.safetensors").read_bytes() == good
+
+
+def test_out_of_memory_names_the_setting(data, tmp_path, monkeypatch):
+    def build(recipe):
+        network = real(recipe)
+        network.forward = exhaust
+        return network
+
+    def exhaust(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    real = train_module.build_network
+    monkeypatch.setattr(train_module, "build_network", build)
+    with pytest.raises(
+        TrainingError, match=r"cpu: out of memory at step 0 with patches.batch = 4 of 64 px: lower"
+    ):
+        train(binary(), data=data, out=tmp_path, device="cpu")
+
+
+def test_settings_that_do_not_fit(data, tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"patches.size_px: expected a multiple of 16 for this network, got 60"
+    ):
+        train(binary(patches={"size_px": 60}), data=data, out=tmp_path / "a", device="cpu")
+    with pytest.raises(
+        RecipeError, match=r"freeze.parts: no parameter begins with 'encodr'; expected 'body' or scores"
+    ):
+        train(binary(freeze={"parts": ["encodr"]}), data=data, out=tmp_path / "b", device="cpu")
+    with pytest.raises(TrainingError, match=r"--device tpu"):
+        train(binary(), data=data, out=tmp_path / "c", device="tpu")
+    with pytest.raises(DatasetError, match=r"absent: no such folder"):
+        train(binary(sets=[{"name": "absent"}]), data=data, out=tmp_path / "d", device="cpu")
+
+
+def test_bad_sets_are_named(data, tmp_path):
+    def broken(change):
+        root = tmp_path / change.__name__
+        shutil.copytree(data, root)
+        change(root / "made")
+        return root
+
+    def no_nucleus(folder):
+        Image.fromarray(np.zeros((160, 200), np.uint16)).save(folder / "labels" / "train.png")
+
+    def other_size(folder):
+        Image.fromarray(np.ones((160, 201), np.uint16)).save(folder / "labels" / "train.png")
+
+    def strange_class(folder):
+        Image.fromarray(np.full((160, 200), 9, np.uint8)).save(folder / "types" / "train.png")
+
+    def no_image(folder):
+        (folder / "images" / "train.png").unlink()
+
+    def no_split(folder):
+        (folder / "manifest.csv").write_text("id,split,image\na,test,a.png\n")
+
+    for change, message in (
+        (no_nucleus, "labels/train.png: holds no nucleus"),
+        (
+            other_size,
+            r"labels/train.png: expected ids of shape \(160, 200\) as train.png has, got \(160, 201\)",
+        ),
+        (strange_class, r"types/train.png: class id 9 is not in the recipe's classes.raw \(1, 2, 3, 4\)"),
+        (no_image, r"images/train.png: cannot be read as an image"),
+        (no_split, "made: no image of split 'train'"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            read(with_changes(), broken(change), tmp_path)
+
+
+def test_stain_normalisation_is_refused_until_it_exists(data, tmp_path):
+    recipe = binary(patches={"normalise": "macenko"})
+    with pytest.raises(RecipeError, match=r"patches.normalise"):
+        train(recipe, data=data, out=tmp_path, device="cpu")
+
+
+def test_smoke_runs_a_sweep_and_an_ensemble_on_synthetic_sets(tmp_path):
+    narrow = "network={ kind = 'unet', widths = [4, 4, 4, 4, 4], heads = { nucleus = 1 } }"
+    reports = run_recipe("isbi2012-unet", changes=[narrow], out=tmp_path / "sweep", device="cpu", smoke=True)
+    assert [report.steps for report in reports] == [4, 4, 4]
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert list(rows) == ["sgd", "adagrad", "adam"]
+    assert 0 < rows["adam"]["scores"]["pixel_accuracy"] < 1
+    (report,) = run_recipe("dsb2018-ensemble", out=tmp_path / "ensemble", device="cpu", smoke=True)
+    assert report.steps == 0
+    assert report.metric == "mean_ap"
+
+
+def test_an_ensemble_takes_its_members_from_their_runs(data, tmp_path):
+    for i in (0, 1):
+        train(binary(seed=i, optimiser={"steps": 1}), data=data, out=tmp_path / f"member{i}", device="cpu")
+    runs = [str(tmp_path / f"member{i}") for i in (0, 1)]
+    tables = {"network": {"kind": "ensemble", "members": [FCN, FCN]}, "optimiser": {"steps": 0}}
+    train(binary(start={"runs": runs}, **tables), data=data, out=tmp_path / "both", device="cpu")
+    from safetensors.torch import load_file
+
+    both = load_file(tmp_path / "both" / "weights.safetensors")
+    for i, run in enumerate(runs):
+        for name, value in load_file(f"{run}/weights.safetensors").items():
+            torch.testing.assert_close(both[f"members.{i}.{name}"], value)
+    with pytest.raises(RecipeError, match=r"start.runs: expected 2, one per member, got 1"):
+        train(binary(start={"runs": runs[:1]}, **tables), data=data, out=tmp_path / "one", device="cpu")

@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.nuclei import NucleusClass
 from nucfast_export.export import ExportReport, export_bundle
-from nucfast_training.train import build_network
+from nucfast_export.semantic import NucleusAndClass
+from nucfast_training.networks import build_network
 
 CONVENTION = (
     "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP per image at its own resolution, averaged; mPQ pooled"
 )
+MEANINGS = {
+    "nucleus": "probability that a pixel is nucleus",
+    "distance": "distance to the nucleus's edge, tilted to its centre, 1 at the summit",
+    "class": "probability of each class, inside nuclei",
+}
 SCORES = ("pq", "aji", "dice", "f1_50", "ap50", "ap", "mpq")
 
 
@@ -35,9 +43,14 @@ def accuracy_of(scores: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def bundle_of(recipe: dict[str, Any], scores: Sequence[dict[str, Any]]) -> Bundle:
+def bundle_of(
+    recipe: dict[str, Any], scores: Sequence[dict[str, Any]], outputs: Sequence[OutputSpec]
+) -> Bundle:
     """What ``bundle.json`` says of a network trained with this recipe that reached these scores."""
-    settings, classes = recipe["bundle"], recipe["classes"]
+    settings = recipe["bundle"]
+    typed = any(output.name == "class" for output in outputs)
+    classes = recipe["classes"] if typed else {"names": [], "colors": []}
+    raw = {int(key): known for key, known in classes.get("raw", {}).items()}
     return Bundle(
         name=recipe["name"],
         version=settings["version"],
@@ -47,25 +60,29 @@ def bundle_of(recipe: dict[str, Any], scores: Sequence[dict[str, Any]]) -> Bundl
         stride_px=settings["stride_px"],
         margin_px=settings["margin_px"],
         halo_px=settings["halo_px"],
-        outputs=(
-            OutputSpec("nucleus", "probability that a pixel is nucleus", 1, 1),
-            OutputSpec(
-                "distance", "distance to the nucleus's edge, tilted to its centre, 1 at the summit", 1, 1
-            ),
-            OutputSpec("class", "probability of each class, inside nuclei", len(classes["names"]), 2),
-        ),
+        outputs=tuple(outputs),
         classes=tuple(
             NucleusClass(i + 1, name, tuple(color))
             for i, (name, color) in enumerate(zip(classes["names"], classes["colors"], strict=True))
         ),
-        class_scheme=ClassScheme(
-            classes["scheme"], {int(raw): known for raw, known in classes["raw"].items()}
-        ),
-        decoder=DecoderSpec(**settings["decoder"]),
+        class_scheme=ClassScheme(classes["scheme"], raw) if typed else None,
+        # A decoder that splits nothing has no min_rise.
+        decoder=DecoderSpec(**{"min_rise": 0, **settings["decoder"]}),
         licence=settings["licence"],
         training={"recipe": recipe, "data": [entry["name"] for entry in recipe["sets"]]},
         accuracy=tuple(accuracy_of(entry) for entry in scores),
     )
+
+
+def outputs_of(network: nn.Module, stride_px: int) -> list[OutputSpec]:
+    """The network's outputs, found by running it on a small image."""
+    side = 2 * stride_px
+    with torch.no_grad():
+        heads = network.eval()(torch.zeros(1, 3, side, side))
+    return [
+        OutputSpec(name, MEANINGS[name], logits.shape[1], side // logits.shape[2])
+        for name, logits in heads.items()
+    ]
 
 
 def export_run(
@@ -76,7 +93,7 @@ def export_run(
     scores: Sequence[dict[str, Any]] = (),
     tiles: Callable[[Bundle], Sequence[NDArray[np.uint8]]] = lambda bundle: (),
 ) -> ExportReport:
-    """Export the averaged weights of a run.
+    """Export the weights that a run has stored.
 
     Args:
         run: the run's folder, holding ``weights.safetensors``.
@@ -91,7 +108,9 @@ def export_run(
     recipe = recipe or json.loads(metadata["recipe"])
     network = build_network(recipe)
     network.load_state_dict(load_file(path))
-    bundle = bundle_of(recipe, scores)
+    if "semantic" in recipe["loss"]:
+        network = NucleusAndClass(network)
+    bundle = bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
     return export_bundle(
         network.eval(),
         out,

@@ -1,6 +1,8 @@
-"""Colour and sharpness of stained tissue, varied as laboratories and scanners vary it."""
+"""Random changes of training patches: position and shape, colour and sharpness."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -11,6 +13,9 @@ STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 
 STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 UNMIX = np.linalg.inv(STAINS)
 DENSITY = -np.log((np.arange(256) + 1.0) / 256.0).astype(np.float32)
+
+
+Planes = dict[str, NDArray[np.generic]]
 
 
 def jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
@@ -43,3 +48,117 @@ def jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: floa
             cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
         )
     return patch
+
+
+def flip(planes: Planes, rng: np.random.Generator) -> Planes:
+    """Mirror left and right, up and down, or both."""
+    axes = [(0,), (1,), (0, 1)][rng.integers(3)]
+    return {name: np.flip(plane, axes) for name, plane in planes.items()}
+
+
+def rot90(planes: Planes, rng: np.random.Generator) -> Planes:
+    """Turn by 90, 180 or 270 degrees."""
+    turns = int(rng.integers(1, 4))
+    return {name: np.rot90(plane, turns) for name, plane in planes.items()}
+
+
+def shift_scale_rotate(planes: Planes, rng: np.random.Generator) -> Planes:
+    """Move by up to 6 %, scale by up to 20 %, turn by up to 45 degrees; the rim is mirrored."""
+    height, width = planes["image"].shape[:2]
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-45, 45), rng.uniform(0.8, 1.2))
+    matrix[:, 2] += rng.uniform(-0.0625, 0.0625, 2) * [width, height]
+    return {
+        name: cv2.warpAffine(
+            np.ascontiguousarray(plane),
+            matrix,
+            (width, height),
+            flags=_mode(name),
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        for name, plane in planes.items()
+    }
+
+
+def elastic(planes: Planes, rng: np.random.Generator) -> Planes:
+    """Smooth random displacements (Simard et al., ICDAR 2003): 4 px deep, 16 px wide."""
+    height, width = planes["image"].shape[:2]
+    cols, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    field = []
+    for _ in range(2):
+        noise = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), 16.0)
+        field.append(noise * (4.0 / max(float(np.abs(noise).max()), 1e-6)))
+    return {
+        name: cv2.remap(
+            np.ascontiguousarray(plane),
+            cols + field[0],
+            rows + field[1],
+            _mode(name),
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        for name, plane in planes.items()
+    }
+
+
+def _mode(name: str) -> int:
+    # Ids must not be mixed. Binary targets are thresholded nowhere, so nearest is right for them as well.
+    return cv2.INTER_LINEAR if name == "image" else cv2.INTER_NEAREST
+
+
+def brightness_contrast(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Contrast and brightness by up to 20 %."""
+    return _to_uint8(image * rng.uniform(0.8, 1.2) + 255.0 * rng.uniform(-0.2, 0.2))
+
+
+def hue_saturation(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Hue by up to 14 degrees, saturation by up to 20 %."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
+    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-7, 7)) % 180.0
+    hsv[..., 1] *= rng.uniform(0.8, 1.2)
+    return np.asarray(cv2.cvtColor(_to_uint8(hsv), cv2.COLOR_HSV2RGB), np.uint8)
+
+
+def blur(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Gaussian blur with a sigma of up to 1.2 px."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2)), np.uint8)
+
+
+def noise(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Gaussian noise with a sigma of up to 10 grey levels."""
+    return _to_uint8(image + rng.normal(0.0, rng.uniform(1.0, 10.0), image.shape))
+
+
+def _to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+_GEOMETRIC: dict[str, Callable[[Planes, np.random.Generator], Planes]] = {
+    "flip": flip,
+    "rot90": rot90,
+    "shift_scale_rotate": shift_scale_rotate,
+    "elastic": elastic,
+}
+_COLOUR: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]] = {
+    "brightness_contrast": brightness_contrast,
+    "hue_saturation": hue_saturation,
+    "blur": blur,
+    "noise": noise,
+}
+AUGMENTATIONS = (*_GEOMETRIC, *_COLOUR)
+
+
+def augment(planes: Planes, rng: np.random.Generator, probabilities: Mapping[str, float]) -> Planes:
+    """Apply each augmentation with its probability, in the order of ``AUGMENTATIONS``.
+
+    Args:
+        planes: "image" (H, W, 3) uint8 and any number of targets (H, W).
+        rng: the only source of randomness.
+        probabilities: by name, 0..1.
+    """
+    for name in AUGMENTATIONS:
+        if name in probabilities and rng.random() < probabilities[name]:
+            if name in _GEOMETRIC:
+                planes = _GEOMETRIC[name](planes, rng)
+            else:
+                planes = planes | {"image": _COLOUR[name](np.ascontiguousarray(planes["image"]), rng)}
+    return {name: np.ascontiguousarray(plane) for name, plane in planes.items()}

@@ -1,160 +1,204 @@
-"""Annotated sets: reading them and drawing augmented training patches."""
+"""Annotated sets: a folder with a manifest, as the models that ship are trained on."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nucfast_training.targets import peaked_distance
+from nucfast.errors import DatasetError
+from nucfast_training.recipe import Recipe, SetSettings
+from nucfast_training.targets import TARGETS
 
-UNCLASSIFIED = 255  # class value of pixels that do not enter the class loss
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+TYPICAL_AREA_UM2 = 40.0  # of a nucleus; guesses the scale of sets that do not state it
 
 
 @dataclass(frozen=True)
 class Sample:
     """One annotated image with its targets, at the image's own resolution.
 
-    ``image`` (H, W, 3) uint8; ``nucleus`` (H, W) uint8, 0 or 255; ``distance`` (H, W) uint8;
-    ``kind`` (H, W) uint8, class index from 0 or ``UNCLASSIFIED``; ``labels`` (H, W) int32.
+    ``image`` (H, W, 3) uint8; ``labels`` (H, W) int32; ``targets`` (H, W) uint8 by head, as ``TARGETS`` makes
+    them; ``mpp`` um per pixel.
     """
 
     name: str
     image: NDArray[np.uint8]
     labels: NDArray[np.int32]
-    nucleus: NDArray[np.uint8]
-    distance: NDArray[np.uint8]
-    kind: NDArray[np.uint8]
+    targets: dict[str, NDArray[np.uint8]]
     mpp: float
+
+
+def read_sets(recipe: Recipe, data: Path, split: str, *, cache: Path, limit: int = 0) -> list[list[Sample]]:
+    """The recipe's sets, one list of samples each.
+
+    Args:
+        recipe: names the sets and the heads whose targets are made.
+        data: folder that holds the sets.
+        split: "train" or "val".
+        cache: folder that keeps the distance maps between runs.
+        limit: images of each set; 0: all.
+
+    Raises:
+        DatasetError: a file is missing, unreadable or not what it must be, or a split is empty.
+    """
+    from nucfast_training.annotations import read_annotations
+    from nucfast_training.pannuke import read_pannuke
+
+    found = []
+    for entry in recipe.sets:
+        folder = data / entry.name
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder; --data names the folder that holds the sets")
+        if entry.layout == "pannuke":
+            samples = read_pannuke(folder, split, entry, recipe, limit=limit)
+        elif entry.layout == "annotations":
+            samples = read_annotations(folder, split, entry, recipe, cache=cache, limit=limit)
+        else:
+            samples = read_set(folder, split, entry, recipe, cache=cache, limit=limit)
+        if not samples:
+            raise DatasetError(f"{folder}: no image of split {split!r} for this recipe")
+        found.append(samples)
+    return found
 
 
 def read_set(
-    folder: Path,
-    split: str,
-    *,
-    mpp: float | None,
-    class_map: Mapping[int, int],
-    cache: Path,
-    modality: str = "",
+    folder: Path, split: str, entry: SetSettings, recipe: Recipe, *, cache: Path, limit: int = 0
 ) -> list[Sample]:
     """Read one split of a set with ``manifest.csv``, ``images/``, ``labels/`` and maybe ``types/``.
 
-    Args:
-        folder: the set's folder.
-        split: the manifest's value of ``split`` to keep.
-        mpp: um per pixel for images whose manifest row has none; None: estimated from the size of the nuclei,
-            taking their median area for 40 um2.
-        class_map: raw class id of ``types/`` to class id (from 1).
-        cache: folder that keeps the distance maps between runs.
-        modality: where given, keep only rows with this value of ``modality``.
+    The manifest has the columns id and split, and maybe image (else ``images/<id>.*``), mpp and modality.
+    Where neither it nor the recipe states the mpp, it is guessed from the size of the nuclei.
     """
+    manifest = folder / "manifest.csv"
+    try:
+        with manifest.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DatasetError(f"{manifest}: cannot be read ({error.strerror}); a set needs it") from error
+    if rows and not {"id", "split"} <= set(rows[0]):
+        raise DatasetError(f"{manifest}: expected the columns id and split, got {sorted(rows[0])}")
+    rows = [
+        row
+        for row in rows
+        if row["split"] == split and (not entry.modality or row.get("modality") == entry.modality)
+    ]
     samples = []
-    with (folder / "manifest.csv").open(newline="") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if row["split"] == split and (not modality or row["modality"] == modality)
-        ]
-    for row in rows:
-        image = np.asarray(Image.open(folder / row["image"]).convert("RGB"))
-        labels = np.asarray(Image.open(folder / "labels" / f"{row['id']}.png")).astype(np.int32)
-        if labels.shape != image.shape[:2]:
-            raise ValueError(
-                f"{folder / row['image']}: image is {image.shape[:2]}, labels are {labels.shape}"
-            )
-        kind = np.full(labels.shape, UNCLASSIFIED, np.uint8)
-        types_path = folder / "types" / f"{row['id']}.png"
-        if types_path.exists():
-            table = np.full(256, UNCLASSIFIED, np.uint8)
-            for raw, class_id in class_map.items():
-                table[raw] = class_id - 1
-            kind = np.where(labels > 0, table[np.asarray(Image.open(types_path))], UNCLASSIFIED).astype(
-                np.uint8
-            )
-        areas = np.bincount(labels.ravel())[1:]
-        areas = areas[areas > 0]
-        image_mpp = (
-            float(row.get("mpp") or 0)
-            or mpp
-            or float(np.sqrt(40.0 / max(np.median(areas), 1.0)) if areas.size else 0.25)
-        )
-        samples.append(
-            Sample(
-                name=f"{folder.name}/{row['id']}",
-                image=image,
-                labels=labels,
-                nucleus=np.where(labels > 0, np.uint8(255), np.uint8(0)),
-                distance=_cached_distance(labels, cache),
-                kind=kind,
-                mpp=image_mpp,
-            )
-        )
+    for row in rows[: limit or None]:
+        path = folder / row["image"] if row.get("image") else find_image(folder / "images" / row["id"])
+        types = folder / "types" / f"{row['id']}.png"
+        image = read_image(path)
+        labels = read_labels(folder / "labels" / f"{row['id']}.png", image.shape[:2], path)
+        kinds = read_kinds(types, recipe, labels) if types.exists() else np.zeros(labels.shape, np.uint8)
+        mpp = float(row.get("mpp") or 0) or entry.mpp or guess_mpp(labels)
+        samples.append(make_sample(f"{folder.name}/{row['id']}", image, labels, kinds, mpp, recipe, cache))
     return samples
 
 
-def _cached_distance(labels: NDArray[np.int32], cache: Path) -> NDArray[np.uint8]:
+def make_sample(
+    name: str,
+    image: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    kinds: NDArray[np.uint8],
+    mpp: float,
+    recipe: Recipe,
+    cache: Path | None,
+) -> Sample:
+    """A sample with the targets of the recipe's heads; ``kinds`` (H, W) are class ids, 0 = none."""
+    targets = {
+        head: _distance(labels, kinds, cache)
+        if head == "distance" and cache is not None
+        else TARGETS[head].make(labels, kinds)
+        for head in recipe.loss
+    }
+    return Sample(name, image, labels, targets, mpp)
+
+
+def find_image(stem: Path) -> Path:
+    """The file of this name with a suffix of ``SUFFIXES``."""
+    for suffix in SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return path
+    raise DatasetError(f"{stem}: no image of this name with one of the endings {', '.join(SUFFIXES)}")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def read_labels(path: Path, shape: tuple[int, ...], image_path: Path) -> NDArray[np.int32]:
+    """Instance ids, (H, W) int32; gaps between ids are allowed."""
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except OSError as error:
+        raise DatasetError(f"{path}: expected an image of instance ids, got {error}") from error
+    if labels.shape != tuple(shape):
+        raise DatasetError(
+            f"{path}: expected ids of shape {tuple(shape)} as {image_path.name} has, got {labels.shape}"
+        )
+    if not labels.any():
+        raise DatasetError(
+            f"{path}: holds no nucleus; annotate some, or leave {image_path.name} out of the set"
+        )
+    return labels.astype(np.int32)
+
+
+def read_kinds(path: Path, recipe: Recipe, labels: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Class ids of the recipe from an image of raw ids, (H, W) uint8."""
+    try:
+        with Image.open(path) as image:
+            raw = np.asarray(image)
+    except OSError as error:
+        raise DatasetError(f"{path}: expected an image of class ids, got {error}") from error
+    if raw.shape != labels.shape:
+        raise DatasetError(f"{path}: expected class ids of shape {labels.shape}, got {raw.shape}")
+    if recipe.classes is None:
+        return np.zeros(labels.shape, np.uint8)
+    return map_kinds(raw, {int(key): value for key, value in recipe.classes.raw.items()}, path)
+
+
+def map_kinds(raw: NDArray[np.generic], scheme: Mapping[int, int], path: Path) -> NDArray[np.uint8]:
+    """Raw class ids to those of the scheme; 0 stays 0."""
+    kinds = np.zeros(raw.shape, np.uint8)
+    for value in np.unique(raw).tolist():
+        if value == 0:
+            continue
+        if value not in scheme:
+            raise DatasetError(
+                f"{path}: class id {value} is not in the recipe's classes.raw ({_listed(scheme)})"
+            )
+        kinds[raw == value] = scheme[value]
+    return kinds
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(str(value) for value in sorted(values))
+
+
+def guess_mpp(labels: NDArray[np.int32]) -> float:
+    """um per pixel if the median nucleus has the typical area."""
+    areas = np.bincount(labels.ravel())[1:]
+    return float(np.sqrt(TYPICAL_AREA_UM2 / np.median(areas[areas > 0])))
+
+
+def _distance(labels: NDArray[np.int32], kinds: NDArray[np.uint8], cache: Path) -> NDArray[np.uint8]:
     path = cache / f"{hashlib.sha256(labels.tobytes()).hexdigest()[:24]}.png"
     if path.exists():
         return np.asarray(Image.open(path))
-    distance = peaked_distance(labels)
+    distance = TARGETS["distance"].make(labels, kinds)
     cache.mkdir(parents=True, exist_ok=True)
     Image.fromarray(distance).save(path)
     return distance
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Draws augmented patches: which set, which image, where, how turned and scaled, all from one generator.
-
-    Sampling is by set first (``weights``), so that a large set does not drown a small one.
-    """
-
-    sets: Sequence[Sequence[Sample]]
-    weights: Sequence[float]
-    mpp: float
-    size_px: int
-    zoom: float  # patches are scaled by exp(u), u uniform in +-zoom
-
-    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return image (size, size, 3) and targets (size, size, 3): nucleus, distance, kind."""
-        probabilities = np.asarray(self.weights) / np.sum(self.weights)
-        group = self.sets[rng.choice(len(self.sets), p=probabilities)]
-        sample = group[rng.integers(len(group))]
-        step = self.mpp / sample.mpp * float(np.exp(rng.uniform(-self.zoom, self.zoom)))
-        angle = rng.uniform(0.0, 2.0 * np.pi)
-        flip = 1.0 if rng.random() < 0.5 else -1.0
-        height, width = sample.labels.shape
-        centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
-        turn = (
-            step
-            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            @ np.diag([flip, 1.0])
-        )
-        middle = (self.size_px - 1) / 2.0
-        matrix = np.column_stack([turn, centre - turn @ np.array([middle, middle])])
-        # Sampling every `step` pixels aliases unless what lies between is averaged first.
-        box = max(1, round(step))
-        image = cv2.blur(sample.image, (box, box)) if box > 1 else sample.image
-        return self._warp(image, matrix, cv2.INTER_LINEAR), np.dstack(
-            [
-                self._warp(sample.nucleus, matrix, cv2.INTER_LINEAR),
-                self._warp(sample.distance, matrix, cv2.INTER_LINEAR),
-                self._warp(sample.kind, matrix, cv2.INTER_NEAREST),
-            ]
-        )
-
-    def _warp(self, plane: NDArray[np.uint8], matrix: NDArray[np.float64], mode: int) -> NDArray[np.uint8]:
-        return cv2.warpAffine(
-            plane,
-            matrix,
-            (self.size_px, self.size_px),
-            flags=mode | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )

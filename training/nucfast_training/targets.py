@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+UNCLASSIFIED = 255  # class index of pixels that do not enter a loss
 
 
 def peaked_distance(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -38,3 +43,45 @@ def peaked_distance(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
         cone = 1.0 - 0.5 * reach / max(float(reach.max()), 1.0)
         out[r, c] = np.rint(255.0 * edge / edge.max() * cone)
     return out
+
+
+def nucleus(labels: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """255 in nuclei (or cells), 0 outside."""
+    return np.where(labels > 0, np.uint8(255), np.uint8(0))
+
+
+def distance(labels: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``peaked_distance``."""
+    return peaked_distance(labels)
+
+
+def class_index(labels: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class index from 0 in classified nuclei, ``UNCLASSIFIED`` elsewhere."""
+    return np.where((labels > 0) & (kinds > 0), kinds - np.uint8(1), np.uint8(UNCLASSIFIED))
+
+
+def semantic(labels: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """0 = background, else the class id; nuclei without a class are ``UNCLASSIFIED``."""
+    return np.where(
+        (labels > 0) & (kinds == 0), np.uint8(UNCLASSIFIED), np.where(labels > 0, kinds, 0)
+    ).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a target is made from instance labels and class ids per pixel, both (H, W).
+
+    ``binary`` targets are 0..255 and may be interpolated; others are class indices.
+    """
+
+    make: Callable[[NDArray[np.int32], NDArray[np.uint8]], NDArray[np.uint8]]
+    binary: bool
+
+
+# By the name of the head that learns them.
+TARGETS = {
+    "nucleus": Target(nucleus, binary=True),
+    "distance": Target(distance, binary=True),
+    "class": Target(class_index, binary=False),
+    "semantic": Target(semantic, binary=False),
+}

@@ -1,223 +1,485 @@
-"""Train a recipe: ``python -m nucfast_training.train RECIPE --data DIR --out RUN``.
+"""Train a recipe: one loop for every network, head and data set.
 
-Everything of a run lies in its folder: ``log.jsonl`` (a line per 100 steps and per validation), ``last.pt``
-(resumes where it stopped) and ``weights.safetensors`` (averaged weights with the recipe in its header).
+Everything of a run lies in its folder: ``log.jsonl`` (a line per 100 steps and per validation),
+``last.safetensors`` (goes on where it stopped), ``weights.safetensors`` (the best weights so far, with the
+recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
-import tomllib
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nucfast_training.augmentation import jitter
-from nucfast_training.data import Patches, read_set
+from nucfast.engine.threads import available_cpus
+from nucfast.errors import require
+from nucfast_training.augmentation import Planes
+from nucfast_training.data import read_sets
+from nucfast_training.errors import RecipeError, TrainingError
+from nucfast_training.freeze import check_freeze, prepare
 from nucfast_training.losses import heads_loss
-from nucfast_training.networks import NETWORKS
+from nucfast_training.metrics import MaskScores
+from nucfast_training.networks import build_network
+from nucfast_training.optimisers import OPTIMISERS, pack, unpack
+from nucfast_training.patches import Batch, Patches
+from nucfast_training.pictures import draw_learning_curve, draw_predictions
+from nucfast_training.recipe import Recipe
+from nucfast_training.start import load_start
+from nucfast_training.targets import TARGETS
+
+LOG_EVERY = 100  # steps
+MAX_SHOWN = 4  # patches in predictions.png
+
+Event = dict[str, Any]
+Targets = dict[str, Tensor]
 
 
-def build_network(recipe: dict[str, Any]) -> nn.Module:
-    """The network that a recipe's ``[network]`` table describes."""
-    settings = dict(recipe["network"])
-    return NETWORKS[settings.pop("kind")](**settings)
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended.
+
+    Attributes:
+        out: its folder.
+        steps: batches trained on, in all its sessions.
+        seconds: time spent in the loop, in all its sessions.
+        stopped: "done", "time" (``max_seconds``) or "patience" (no better validation for long).
+        metric: by which ``weights.safetensors`` were chosen.
+        best: its value for them, and every other score of the same validation in ``scores``.
+    """
+
+    out: Path
+    steps: int
+    seconds: float
+    stopped: str
+    metric: str
+    best: float
+    scores: Mapping[str, float]
 
 
-def read_sets(recipe: dict[str, Any], data: Path, split: str, cache: Path) -> list[list[Any]]:
-    """The recipe's sets, one list of samples each."""
-    raw = {int(key): value for key, value in recipe["classes"]["raw"].items()}
-    return [
-        read_set(
-            data / entry["name"],
-            split,
-            mpp=entry.get("mpp"),
-            class_map=raw,
-            cache=cache,
-            modality=entry.get("modality", ""),
-        )
-        for entry in recipe["sets"]
-    ]
+def train(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    device: str = "auto",
+    max_seconds: float = math.inf,
+    limit: int = 0,
+    tensorboard: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> TrainReport:
+    """Train until the recipe's steps are done, the time is up, or patience is; an unfinished run goes on.
 
+    Args:
+        recipe: what to train, on what, and how.
+        data: folder that holds the recipe's sets.
+        out: folder of the run.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        max_seconds: stop by then; a falling learning rate fits whichever ends first.
+        limit: images of each set and split; 0: all.
+        tensorboard: also write TensorBoard's event files.
+        on_event: called with each line of the log, and with {"event": "step" | "message", ...} in between.
 
-def batches(
-    patches: Patches, recipe: dict[str, Any], seed: int
-) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Endless batches of images and targets, drawn by one thread ahead of the training loop."""
-    settings = recipe["patches"]
-    rng = np.random.default_rng(seed)
-
-    def draw() -> tuple[Tensor, Tensor]:
-        drawn = [patches.draw(rng) for _ in range(settings["batch"])]
-        images = np.stack([jitter(image, rng, strength=settings["stain"]) for image, _ in drawn])
-        return torch.from_numpy(images), torch.from_numpy(np.stack([target for _, target in drawn]))
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(draw) for _ in range(4))
-        while True:
-            yield waiting.popleft().result()
-            waiting.append(pool.submit(draw))
-
-
-def learning_rate(recipe: dict[str, Any], step: int, progress: float) -> float:
-    """Linear warm-up, then a cosine to 1 % over ``progress`` 0..1."""
-    settings = recipe["optimiser"]
-    warm = min(1.0, (step + 1) / settings["warmup_steps"])
-    return float(
-        settings["learning_rate"] * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
-    )
-
-
-def to_input(images: Tensor, device: str) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) float in 0..1, channels last."""
-    return (
-        images.to(device)
-        .permute(0, 3, 1, 2)
-        .float()
-        .div_(255.0)
-        .contiguous(memory_format=torch.channels_last)
-    )
-
-
-def train(recipe: dict[str, Any], *, data: Path, out: Path, device: str, max_seconds: float) -> None:
-    """Train until the recipe's steps are done or the time is up; the schedule fits whichever ends first."""
+    Raises:
+        RecipeError: the recipe asks for what is not there, or the run in ``out`` has another network.
+        DatasetError: the data are not as they must be.
+        TrainingError: the loss is not finite, or memory ran out; the last good checkpoint stays.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe["seed"])
     cv2.setNumThreads(1)
-    settings = recipe["optimiser"]
-    weights = [entry["weight"] for entry in recipe["sets"]]
-    size_px = recipe["patches"]["size_px"]
-    patches = Patches(
-        read_sets(recipe, data, "train", out / "cache"),
-        weights,
-        recipe["mpp"],
-        size_px,
-        recipe["patches"]["zoom"],
-    )
-    val_rng = np.random.default_rng(0)
-    val_patches = Patches(read_sets(recipe, data, "val", out / "cache"), weights, recipe["mpp"], size_px, 0.0)
-    val = [val_patches.draw(val_rng) for _ in range(96)]
+    run = _Run(recipe, out, _device(device), on_event, tensorboard)
+    cache = out / "cache"
+    patches = Patches(read_sets(recipe, data, "train", cache=cache, limit=limit), recipe)
+    val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
+    return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
 
-    network = build_network(recipe).to(device).to(memory_format=torch.channels_last)
-    average = build_network(recipe).to(device).to(memory_format=torch.channels_last).eval()
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
-    )
-    class_weights = torch.tensor(recipe["classes"]["weights"], device=device)
-    step, seconds = 0, 0.0
-    checkpoint = out / "last.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, seconds = state["step"], state["seconds"]
 
-    def save() -> None:
-        partial = checkpoint.with_suffix(".tmp")
-        torch.save(
-            {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-                "seconds": seconds,
-            },
-            partial,
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
+    return device
+
+
+def _uses_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Elsewhere bf16 is emulated, several times slower than fp32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float in 0..1, channels last."""
+    pixels = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return pixels.float().div_(255.0).contiguous(memory_format=torch.channels_last)
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        device: torch.device,
+        on_event: Callable[[Event], None],
+        tensorboard: bool,
+    ) -> None:
+        self.recipe, self.out, self.device, self.on_event = recipe, out, device, on_event
+        self.bf16 = _uses_bf16(recipe.optimiser.precision, device)
+        self.checkpoint, self.weights = out / "last.safetensors", out / "weights.safetensors"
+        torch.manual_seed(recipe.seed)
+        network = build_network(recipe.table)
+        stride = int(network.stride_px)  # type: ignore[arg-type]
+        if recipe.patches.size_px % stride:
+            raise RecipeError(
+                f"patches.size_px: expected a multiple of {stride} for this network, "
+                f"got {recipe.patches.size_px}"
+            )
+        check_freeze(network, recipe)
+        if not self.checkpoint.exists():
+            load_start(network, recipe, self.say)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        # What is validated and stored: the running average, or the network itself.
+        self.average = deepcopy(self.network).eval() if recipe.optimiser.ema else self.network
+        self.optimiser = OPTIMISERS[recipe.optimiser.kind](self.network.parameters(), recipe.optimiser)
+        weights = recipe.classes.weights if recipe.classes else []
+        self.class_weights = torch.tensor(weights, device=device) if weights else None
+        self.step, self.seconds, self.best, self.worse = 0, 0.0, math.nan, 0
+        self.scores: dict[str, float] = {}
+        if self.checkpoint.exists():
+            self._resume()
+        self.board = None
+        if tensorboard:
+            module = require("torch.utils.tensorboard", extra="train", purpose="--tensorboard")
+            self.board = module.SummaryWriter(str(out))
+
+    def say(self, message: str) -> None:
+        self.on_event({"event": "message", "message": message})
+
+    def train(self, patches: Patches, val: list[Planes], max_seconds: float) -> TrainReport:
+        settings, validation = self.recipe.optimiser, self.recipe.validation
+        per_epoch = max(1.0, patches.per_epoch / self.recipe.patches.batch)
+        steps = settings.steps or math.ceil(settings.epochs * per_epoch)
+        every = (
+            max(1, round(validation.every_epochs * per_epoch))
+            if validation.every_epochs
+            else validation.every_steps
         )
-        partial.replace(checkpoint)
-        tensors = {name: tensor.contiguous() for name, tensor in average.state_dict().items()}
-        save_file(tensors, out / "weights.safetensors", {"recipe": json.dumps(recipe), "step": str(step)})
+        self.on_event(
+            {
+                "event": "start",
+                "name": self.recipe.name,
+                "device": str(self.device),
+                "precision": "bf16" if self.bf16 else "fp32",
+                "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+                "patches": patches.per_epoch,
+                "val_patches": len(val),
+                "step": self.step,
+                "steps": steps,
+            }
+        )
+        sums: dict[str, float] = {}
+        count = 0
+        prepared = -1
+        stopped = "done"
+        validated = self.step > 0
+        started = time.monotonic() - self.seconds
+        with self._kept_when_interrupted(), _batches(patches, self.step, self.device) as source:
+            while self.step < steps:
+                if self.seconds >= max_seconds:
+                    stopped = "time"
+                    break
+                if validation.patience and self.worse >= validation.patience:
+                    stopped = "patience"
+                    break
+                epoch = int(self.step / per_epoch)
+                if epoch != prepared:
+                    prepare(self.network, self.recipe, epoch)
+                    prepared = epoch
+                progress = max(self.step / steps, self.seconds / max_seconds)
+                losses = self._learn(next(source), progress)
+                self.step += 1
+                self.seconds = time.monotonic() - started
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, 0.0) + loss
+                count += 1
+                validated = False
+                self.on_event({"event": "step", "step": self.step, "steps": steps, "loss": losses["loss"]})
+                due = self.step % every == 0 or self.step == steps
+                if count == LOG_EVERY or due:
+                    means = {name: round(total / count, 5) for name, total in sums.items()}
+                    self._log({"lr": self.optimiser.param_groups[0]["lr"], "train": means})
+                    sums, count = {}, 0
+                if due:
+                    self._validate_and_save(val)
+                    prepared, validated = -1, True
+                    self.seconds = time.monotonic() - started
+        if not validated or not self.weights.exists():
+            self._validate_and_save(val)
+        draw_learning_curve(self.out / "log.jsonl", self.out / "learning-curve.png", validation.metric)
+        self._draw(val)
+        if self.board is not None:
+            self.board.close()
+        report = TrainReport(
+            self.out, self.step, self.seconds, stopped, validation.metric, self.best, self.scores
+        )
+        self.on_event({"event": "end", "stopped": stopped, "best": self.best, "seconds": self.seconds})
+        return report
 
-    def log(record: dict[str, Any]) -> None:
-        with (out / "log.jsonl").open("a") as file:
+    def _learn(self, batch: Batch, progress: float) -> dict[str, float]:
+        """One step; the losses by head, weighted, and their sum."""
+        settings = self.recipe.optimiser
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate(progress)
+        with self._guarded():
+            losses = self._losses(batch)
+            total = torch.stack(list(losses.values())).sum()
+            value = float(total.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value} at step {self.step}: lower optimiser.learning_rate "
+                    f"({settings.learning_rate:g}); {self._kept()}"
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            if settings.clip:
+                nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+            self.optimiser.step()
+            if settings.ema:
+                self._update_average(min(settings.ema, (self.step + 1) / (self.step + 10)))
+        return {name: float(loss.detach()) for name, loss in losses.items()} | {"loss": value}
+
+    def _rate(self, progress: float) -> float:
+        settings = self.recipe.optimiser
+        rate = settings.learning_rate
+        if settings.warmup_steps:
+            rate *= min(1.0, (self.step + 1) / settings.warmup_steps)
+        if settings.schedule == "cosine":
+            rate *= 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return rate
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, targets = batch
+        with self._autocast():
+            heads = self.network(to_input(images, self.device))
+        on_device = {name: torch.from_numpy(target).to(self.device) for name, target in targets.items()}
+        return heads_loss(heads, on_device, self.recipe.loss, self.class_weights)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @torch.no_grad()
+    def _update_average(self, keep: float) -> None:
+        pairs = zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True)
+        for mean, value in pairs:
+            if mean.is_floating_point():
+                mean.lerp_(value, 1.0 - keep)
+            else:
+                mean.copy_(value)
+
+    def _validate_and_save(self, val: list[Planes]) -> None:
+        scores = self._validate(val)
+        metric = self.recipe.validation.metric
+        if not math.isfinite(scores["loss"]):
+            raise TrainingError(
+                f"the validation loss is {scores['loss']} at step {self.step}: lower optimiser.learning_rate "
+                f"({self.recipe.optimiser.learning_rate:g}); {self._kept()}"
+            )
+        value = scores.get(metric, math.nan)
+        if math.isnan(value):
+            raise TrainingError(
+                f"validation.metric: {metric} is not defined for this recipe's heads and data; use 'loss'"
+            )
+        better = math.isnan(self.best) or (value < self.best if metric == "loss" else value > self.best)
+        self.worse = 0 if better else self.worse + 1
+        self._log({"val": {name: round(score, 5) for name, score in scores.items()}, "best": better})
+        if better:
+            self.best, self.scores = value, scores
+            header = {"recipe": json.dumps(self.recipe.table), "step": str(self.step), metric: str(value)}
+            _save(self.average.state_dict(), self.weights, header)
+        self._save_checkpoint()
+
+    @torch.no_grad()
+    def _validate(self, val: list[Planes]) -> dict[str, float]:
+        """Loss and scores of the validation patches."""
+        self.average.eval()
+        head = next((name for name in ("semantic", "nucleus") if name in self.recipe.loss), None)
+        classes = len(self.recipe.classes.names) if head == "semantic" and self.recipe.classes else 1
+        counts = MaskScores(classes)
+        sums: dict[str, float] = {}
+        parts = 0
+        size = self.recipe.patches.batch
+        with self._guarded():
+            for start in range(0, len(val), size):
+                group = val[start : start + size]
+                heads = self._predict(group)
+                targets = {
+                    name: torch.from_numpy(np.stack([planes[name] for planes in group])).to(self.device)
+                    for name in self.recipe.loss
+                }
+                losses = heads_loss(heads, targets, self.recipe.loss, self.class_weights)
+                losses["loss"] = torch.stack(list(losses.values())).sum()
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, 0.0) + float(loss) * len(group)
+                parts += len(group)
+                if head is not None:
+                    found = self._masks(head, heads[head])
+                    for planes, mask in zip(group, found, strict=True):
+                        truth = np.asarray(planes[head], np.uint8)
+                        counts.add((truth >= 128).astype(np.uint8) if head == "nucleus" else truth, mask)
+                        if self.recipe.validation.metric == "mean_ap":
+                            counts.add_instances(planes["labels"].astype(np.int32), mask > 0)
+        scores = {name: total / parts for name, total in sums.items()}
+        if head is not None:
+            scores |= {name: value for name, value in counts.scores().items() if not math.isnan(value)}
+        return scores
+
+    def _predict(self, group: list[Planes]) -> dict[str, Tensor]:
+        images = np.stack([np.asarray(planes["image"], np.uint8) for planes in group])
+        with self._autocast():
+            heads: dict[str, Tensor] = self.average(to_input(images, self.device))
+        return {name: logits.float() for name, logits in heads.items()}
+
+    @staticmethod
+    def _masks(head: str, logits: Tensor) -> NDArray[np.uint8]:
+        mask = logits.argmax(dim=1) if head == "semantic" else logits[:, 0] > 0
+        return mask.to(torch.uint8).cpu().numpy()
+
+    @torch.no_grad()
+    def _draw(self, val: list[Planes]) -> None:
+        self.average.eval()
+        rows: list[tuple[Planes, dict[str, NDArray[Any]]]] = []
+        for planes in val[:: max(1, len(val) // MAX_SHOWN)][:MAX_SHOWN]:
+            heads = self._predict([planes])
+            found = {
+                name: torch.sigmoid(heads[name][0, 0]).cpu().numpy()
+                if TARGETS[name].binary
+                else heads[name][0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+                for name in self.recipe.loss
+            }
+            rows.append((planes, found))
+        draw_predictions(rows, self.out / "predictions.png")
+
+    def _log(self, record: Event) -> None:
+        record = {"step": self.step, "seconds": round(self.seconds, 1)} | record
+        with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-        print(record, flush=True)
+        if self.board is not None:
+            for group in ("train", "val"):
+                for name, value in record.get(group, {}).items():
+                    self.board.add_scalar(f"{group}/{name}", value, self.step)
+        self.on_event({"event": "log", **record})
 
-    source = batches(patches, recipe, recipe["seed"] + step)
-    sums: dict[str, float] = {}
-    started = time.monotonic() - seconds
-    while step < settings["steps"] and seconds < max_seconds:
-        images, target = next(source)
-        progress = max(step / settings["steps"], seconds / max_seconds)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, step, progress)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
-            heads = network(to_input(images, device))
-        losses = heads_loss(heads, target.to(device), class_weights)
-        total = sum(recipe["loss"][name] * loss for name, loss in losses.items())
-        if not torch.isfinite(total):
-            raise FloatingPointError(
-                f"the loss is {float(total)} at step {step}; {checkpoint} holds the last good state"
+    def _save_checkpoint(self) -> None:
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        if self.average is not self.network:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        state, plain = pack(self.optimiser)
+        tensors |= {f"optimiser.{name}": value for name, value in state.items()}
+        progress = {"step": self.step, "seconds": self.seconds, "best": self.best, "worse": self.worse}
+        header = {
+            "recipe": json.dumps(self.recipe.table),
+            "progress": json.dumps(progress | {"scores": self.scores}),
+            "optimiser": json.dumps(plain),
+        }
+        _save(tensors, self.checkpoint, header)
+
+    def _resume(self) -> None:
+        with safe_open(self.checkpoint, "pt") as file:
+            header = file.metadata()
+        stored = json.loads(header["recipe"])
+        if stored["network"] != self.recipe.table["network"]:
+            raise RecipeError(
+                f"{self.out}: holds a run of another network; give another --out, or remove the folder"
             )
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        keep = min(settings["ema"], (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1.0 - keep)
-                else:
-                    mean.copy_(value)
-        step += 1
-        seconds = time.monotonic() - started
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(loss.detach())
-        if step % 100 == 0:
-            log(
-                {"step": step, "seconds": round(seconds), "lr": optimiser.param_groups[0]["lr"]}
-                | {name: round(value / 100, 4) for name, value in sums.items()}
-            )
-            sums = {}
-        if step % 500 == 0:
-            log({"step": step, "val": validate(average, val, class_weights, device)})
-            save()
-    source.close()
-    save()
-    log({"step": step, "val": validate(average, val, class_weights, device), "done": True})
+        tensors = load_file(self.checkpoint, device=str(self.device))
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
+
+        self.network.load_state_dict(part("network."))
+        if self.average is not self.network:
+            self.average.load_state_dict(part("average.") or part("network."))
+        unpack(self.optimiser, part("optimiser."), json.loads(header["optimiser"]))
+        progress = json.loads(header["progress"])
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.best, self.worse, self.scores = progress["best"], progress["worse"], progress["scores"]
+        self.say(f"goes on from step {self.step}")
+
+    def _kept(self) -> str:
+        if self.weights.exists():
+            return f"{self.weights} and {self.checkpoint} hold the last good state"
+        return "no state had been stored yet"
+
+    @contextmanager
+    def _kept_when_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._save_checkpoint()
+            raise
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Say which settings decide about memory when it runs out."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            patches = self.recipe.patches
+            raise TrainingError(
+                f"{self.device}: out of memory at step {self.step} with patches.batch = {patches.batch} of "
+                f"{patches.size_px} px: lower patches.batch; {self._kept()}"
+            ) from error
 
 
-def validate(network: nn.Module, val: list[Any], class_weights: Tensor, device: str) -> dict[str, float]:
-    """Mean losses of fixed validation patches."""
-    sums: dict[str, list[float]] = {}
-    for start in range(0, len(val), 16):
-        images = torch.from_numpy(np.stack([image for image, _ in val[start : start + 16]]))
-        target = torch.from_numpy(np.stack([target for _, target in val[start : start + 16]])).to(device)
-        with torch.no_grad(), torch.autocast(device.split(":")[0], torch.bfloat16):
-            heads = network(to_input(images, device))
-        for name, loss in heads_loss(heads, target, class_weights).items():
-            sums.setdefault(name, []).append(float(loss))
-    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+@contextmanager
+def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Iterator[Batch]]:
+    """Endless batches from number ``first`` on, drawn ahead of the training by threads."""
+    # On a CPU the network needs the cores itself.
+    threads = max(1, available_cpus() - 2) if device.type == "cuda" else 1
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Batch]] = deque()
+
+    def draw() -> Iterator[Batch]:
+        number = first
+        while True:
+            while len(waiting) < 2 * threads + 2:
+                waiting.append(pool.submit(patches.batch, number))
+                number += 1
+            yield waiting.popleft().result()
+
+    try:
+        yield draw()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path, help="TOML file")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; an unfinished run goes on"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop by then; the schedule fits")
-    args = parser.parse_args()
-    recipe = tomllib.loads(args.recipe.read_text())
-    train(recipe, data=args.data, out=args.out, device=args.device, max_seconds=args.max_seconds)
-
-
-if __name__ == "__main__":
-    main()
+def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    partial = path.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, header)
+    partial.replace(path)

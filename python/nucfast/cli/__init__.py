@@ -16,6 +16,7 @@ COMMANDS = {
     "info": "what a slide is: size, resolution and where it comes from, levels",
     "models": "list the models that are installed",
     "evaluate": "score a model on an annotated data set",
+    "train": "train a model from a recipe, or go on from a shipped one with your own annotations",
     "export": "write a model's bundle, or add a file for another precision or library to it",
     "benchmark": "how fast a model runs on the engines of this machine",
     "demo": "make a synthetic slide, find its nuclei, compare with the truth",

@@ -14,7 +14,9 @@ from nucfast.ops import contours, find_nuclei, mean_intensity, region_properties
 from nucfast.pipeline.grid import Region, Window
 from nucfast.pipeline.maps import Maps
 
-DECODER = "climb"
+# The outputs that each decoder reads. "climb" splits touching nuclei along the distance map; "components"
+# does not split: a nucleus is a 4-connected part of the mask.
+DECODERS = {"climb": {"nucleus", "distance"}, "components": {"nucleus"}}
 
 
 def check_decoder(bundle: Bundle) -> None:
@@ -24,16 +26,15 @@ def check_decoder(bundle: Bundle) -> None:
         BundleError: its decoder is unknown, or an output that the decoder reads is missing.
     """
     label = bundle.path or bundle.name
-    if bundle.decoder.name != DECODER:
+    name = bundle.decoder.name
+    if name not in DECODERS:
         raise BundleError(
-            f"{label}: decoder {bundle.decoder.name!r} is not known to this release (it has {DECODER!r}): "
-            "upgrade nucfast, or export the bundle for this decoder"
+            f"{label}: decoder {name!r} is not known to this release (it has {', '.join(DECODERS)}): "
+            "upgrade nucfast, or export the bundle for one of these decoders"
         )
-    missing = {"nucleus", "distance"} - {spec.name for spec in bundle.outputs}
+    missing = DECODERS[name] - {spec.name for spec in bundle.outputs}
     if missing:
-        raise BundleError(
-            f"{label}: decoder {DECODER!r} needs the outputs {sorted(missing)}: export it again"
-        )
+        raise BundleError(f"{label}: decoder {name!r} needs the outputs {sorted(missing)}: export it again")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ def decode_region(
     """
     settings, window, um = bundle.decoder, region.decoded, mpp * scale
     nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
-    height = np.ascontiguousarray(maps["distance"][..., 0])
+    # On a flat map nothing is split: what hangs together is one nucleus.
+    height = (
+        np.zeros_like(nucleus)
+        if settings.name == "components"
+        else np.ascontiguousarray(maps["distance"][..., 0])
+    )
     labels = find_nuclei(
         nucleus,
         height,

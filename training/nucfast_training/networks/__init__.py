@@ -1,5 +1,47 @@
-"""Networks. Each maps (N, 3, H, W) float in 0..1 to a dict of logits by head name."""
+"""Networks. Each maps (N, 3, H, W) float in 0..1 to a dict of logits by head name.
 
+Each has ``stride_px``, of which the sides of its input must be multiples, and ``outer``: the names of its
+parts after the last shared features, which may be trained alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nucfast_training.errors import RecipeError
+from nucfast_training.networks.ensemble import Ensemble
 from nucfast_training.networks.fast_unet import FastUNet
+from nucfast_training.networks.fcn import FCN
+from nucfast_training.networks.linknet import LinkNet
+from nucfast_training.networks.segnet import SegNet
+from nucfast_training.networks.unet import UNet
+from nucfast_training.networks.unet_sharp import UNetSharp
 
-NETWORKS = {"fast_unet": FastUNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "ensemble": Ensemble,
+    "fast_unet": FastUNet,
+    "fcn": FCN,
+    "linknet": LinkNet,
+    "segnet": SegNet,
+    "unet": UNet,
+    "unet_sharp": UNetSharp,
+}
+
+
+def build_network(recipe: Mapping[str, Any]) -> nn.Module:
+    """The network that a recipe's ``[network]`` table describes.
+
+    Raises:
+        RecipeError: there is no such network, or it has no such setting.
+    """
+    settings = dict(recipe["network"])
+    kind = settings.pop("kind", None)
+    if kind not in NETWORKS:
+        raise RecipeError(f"network.kind: expected one of {', '.join(NETWORKS)}, got {kind!r}")
+    try:
+        return NETWORKS[kind](**settings)
+    except TypeError as error:
+        raise RecipeError(f"network: {kind} does not take these settings ({error})") from error

@@ -53,6 +53,7 @@ class FastUNet(nn.Module):
     """
 
     stride_px = 16
+    outer = ("maps", "kinds")
 
     def __init__(
         self, *, widths: Sequence[int] = (32, 64, 128, 192), head_width: int = 48, classes: int = 4

@@ -1,0 +1,113 @@
+"""Train the systems that nucfast replaces, one after another, within a time limit, in one call.
+
+    python benchmarks/gpu/train_zoo.py --data DATA --runs RUNS --out SMALL --max-seconds 540 [RECIPE ...]
+
+Runs go on where they stopped when the call is repeated with the same RUNS. SMALL gets files of less than
+16 MB: ``results.jsonl`` (a row per finished or stopped run), logs, pictures, and weights as fp16, in parts if
+need be (join them with ``cat``). Needs PyTorch and what the extra "train" brings; no network connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from nucfast.errors import NucfastError
+from nucfast_training.recipe import load_recipe
+from nucfast_training.run import run_recipe
+
+# Longest first; the ensemble last, since it needs its members' runs.
+RECIPES = (
+    "consep-unet-sharp",
+    "consep-unet",
+    "consep-unet-8",
+    "isbi2012-unet",
+    "isbi2012-segnet",
+    "consep-unet-epochs",
+    "consep-unet-rates",
+    "consep-unet-quarter",
+    "consep-unet-quarter-8",
+    "consep-unet-dropout",
+    "dsb2018-linknet4",
+    "dsb2018-linknet2",
+    "dsb2018-unet",
+    "dsb2018-fcn",
+    "dsb2018-ensemble",
+)
+PART_BYTES = 15_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="checkpoints, which may be large")
+    parser.add_argument("--out", type=Path, required=True, help="what is worth keeping, in small files")
+    parser.add_argument("--max-seconds", type=float, required=True)
+    parser.add_argument("--device", default="cuda")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + args.max_seconds
+    for i, name in enumerate(args.recipes):
+        left = end - time.monotonic()
+        if left <= 0:
+            print(f"{name}: not begun, the time is up", flush=True)
+            continue
+        changes = []
+        if load_recipe(name).start.runs:
+            members = [str(args.runs / Path(run).name) for run in load_recipe(name).start.runs]
+            changes = [f"start.runs={json.dumps(members)}"]
+        share = left / (len(args.recipes) - i)
+        try:
+            reports = run_recipe(
+                name,
+                changes=changes,
+                data=args.data,
+                out=args.runs / name,
+                device=args.device,
+                max_seconds=share,
+            )
+        except NucfastError as error:  # one that fails is no reason to waste the others' time
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            continue
+        for report in reports:
+            row = {
+                "recipe": str(report.out.relative_to(args.runs)),
+                "date": time.strftime("%Y-%m-%d"),
+                "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device,
+                "steps": report.steps,
+                "seconds": round(report.seconds, 1),
+                "stopped": report.stopped,
+                "metric": report.metric,
+                "scores": {key: round(value, 4) for key, value in report.scores.items()},
+            }
+            print(json.dumps(row), flush=True)
+            with (args.out / "results.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            keep_small(report.out, args.out / row["recipe"].replace("/", "-"))
+
+
+def keep_small(run: Path, out: Path) -> None:
+    """Copy log and pictures; write the weights as fp16, in parts below 16 MB."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("log.jsonl", "learning-curve.png", "predictions.png"):
+        shutil.copy(run / name, out / name)
+    with safe_open(run / "weights.safetensors", "pt") as file:
+        header = file.metadata()
+    tensors = load_file(run / "weights.safetensors")
+    content = save({k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}, header)
+    for number, start in enumerate(range(0, len(content), PART_BYTES)):
+        part = out / f"weights.fp16.safetensors.part{number:02d}"
+        part.write_bytes(content[start : start + PART_BYTES])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""A shipped bundle taught with annotated images: weights come back, annotations are read, mistakes named."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+pytest.importorskip("torch", reason="training needs PyTorch")
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nucfast.engine import create_engine, load_bundle
+from nucfast.errors import DatasetError
+from nucfast.ops import contours
+from nucfast.testing import synthetic_slide
+from nucfast_training.annotations import read_annotations, read_geojson
+from nucfast_training.errors import RecipeError
+from nucfast_training.networks import build_network
+from nucfast_training.networks.unet_sharp import ResNeXt
+from nucfast_training.recipe import load_recipe
+from nucfast_training.start import load_encoder, load_from_bundle
+from nucfast_training.train import train
+
+CHANGES = [
+    "sets.0.mpp=0.5",
+    "patches.size_px=64",
+    "patches.batch=2",
+    "optimiser.steps=3",
+    "validation.patches=2",
+]
+
+
+def feature(ring, name=None, **more):
+    properties = {"objectType": "annotation"} | ({"classification": {"name": name}} if name else {})
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": properties,
+        **more,
+    }
+
+
+def square(left, top, side=4):
+    return [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
+
+
+def annotate(folder, name, made):
+    rings = contours(made.labels)
+    features = [
+        feature(rings.points[begin:end].tolist(), made.classes[made.class_ids[number - 1] - 1].name)
+        for number, begin, end in zip(rings.labels.tolist(), rings.offsets, rings.offsets[1:], strict=False)
+    ]
+    Image.fromarray(made.image).save(folder / f"{name}.png")
+    (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+@pytest.fixture(scope="module")
+def slides():
+    return [synthetic_slide(160, 144, nuclei_per_mm2=4000, seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(slides, tmp_path_factory):
+    root = tmp_path_factory.mktemp("annotated")
+    for i, made in enumerate(slides):
+        annotate(root, f"case {i}", made)
+    return root
+
+
+@pytest.fixture
+def recipe():
+    return load_recipe("fine-tune", CHANGES)
+
+
+def test_the_network_computes_what_the_bundle_does():
+    bundle = load_bundle("he-fast")
+    network = build_network(bundle.training["recipe"])
+    assert load_from_bundle(network, bundle) == []
+    tile = synthetic_slide(192, 128, seed=4).image[None]
+    with torch.no_grad():
+        heads = network.eval()(torch.from_numpy(tile).permute(0, 3, 1, 2).float() / 255)
+    maps = create_engine(bundle, device="cpu", precision="fp32").run(tile)
+    for name, logits in heads.items():
+        chance = torch.softmax(logits, 1) if name == "class" else torch.sigmoid(logits)
+        apart = np.abs(maps[name] - 255 * chance.permute(0, 2, 3, 1).numpy())
+        assert apart.mean() < 0.3  # rounding to whole grey levels costs 0.25
+        assert apart.max() < 2
+
+
+def test_heads_for_other_classes_start_anew(recipe):
+    bundle = load_bundle("he-fast")
+    network = build_network({"network": recipe.network | {"classes": 2}})
+    assert load_from_bundle(network, bundle) == ["kinds"]
+    with pytest.raises(
+        RecipeError, match=r"start.bundle: he-fast holds no weights of shape .* for 'encode2.0.0'"
+    ):
+        load_from_bundle(build_network({"network": recipe.network | {"widths": [8, 8, 8, 8]}}), bundle)
+
+
+def test_annotations_give_the_labels_they_were_made_from(folder, slides, recipe, tmp_path):
+    entry = recipe.sets[0]
+    train_set = read_annotations(folder, "train", entry, recipe, cache=tmp_path)
+    val_set = read_annotations(folder, "val", entry, recipe, cache=tmp_path)
+    assert [sample.name for sample in train_set + val_set] == ["case 0.png", "case 2.png", "case 1.png"]
+    made = slides[0]
+    kinds = np.concatenate([[0], made.class_ids])[made.labels]
+    assert_array_equal(train_set[0].targets["nucleus"] > 0, made.labels > 0)
+    assert_array_equal(train_set[0].targets["class"][made.labels > 0] + 1, kinds[made.labels > 0])
+
+
+def test_geojson_as_qupath_writes_it(recipe, tmp_path):
+    entry = recipe.sets[0]
+    cell = feature(
+        square(0, 0, 20), "Inflammatory", nucleusGeometry={"type": "Polygon", "coordinates": [square(2, 3)]}
+    )
+    parts = {"type": "MultiPolygon", "coordinates": [[square(30, 3)], [square(40, 3)]]}
+    several = {"type": "Feature", "geometry": parts, "properties": {"classification": {"names": ["Tumor"]}}}
+    path = tmp_path / "a.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps([cell, several, feature(square(10, 20))]).encode()))
+    mapped = load_recipe("fine-tune", [*CHANGES, "sets.0.classes={ tumor = 'epithelial' }"])
+    labels, kinds = read_geojson(path, (32, 64), mapped.sets[0], mapped)
+    assert labels.max() == 4
+    assert [int((labels == i).sum()) for i in range(1, 5)] == [16] * 4
+    assert kinds[5, 3] == 2  # its nucleus, not the cell
+    assert (kinds[5, 31], kinds[5, 41], kinds[21, 11]) == (1, 1, 0)
+    with pytest.raises(
+        DatasetError, match=r"class 'Tumor' is not in the scheme 'consep-4' .*--set 'sets.0.classes"
+    ):
+        read_geojson(path, (32, 64), entry, recipe)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as GeoJSON"),
+        ("3", "expected a FeatureCollection"),
+        ({"type": "FeatureCollection", "features": []}, "holds no nucleus"),
+        ([{"type": "Feature"}], "feature 0: expected an object with a geometry"),
+        (
+            [{"geometry": {"type": "Point", "coordinates": [1, 2]}}],
+            "feature 0: expected a Polygon .*got 'Point'",
+        ),
+        ([feature([[0, 0], [1, 1]])], "at least three finite points, got 2"),
+        ([feature([1, 2, 3])], "expected rings of"),
+        (
+            [feature(square(900, 3))],
+            r"reaches from \(900, 3\) to \(904, 7\), but the image is 64 x 32 pixels",
+        ),
+        ([feature(square(3.1, 3.1, 0.2))], "no outline covers a pixel"),
+    ],
+)
+def test_wrong_annotations_are_named(recipe, tmp_path, content, message):
+    path = tmp_path / "case.geojson"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DatasetError, match=rf"case.geojson: .*{message}"):
+        read_geojson(path, (32, 64), recipe.sets[0], recipe)
+
+
+def test_wrong_folders_are_named(folder, recipe, slides, tmp_path):
+    entry = recipe.sets[0]
+    with pytest.raises(DatasetError, match=r"expected at least two images .* got 0 of 0 images"):
+        read_annotations(tmp_path, "train", entry, recipe, cache=tmp_path)
+    unscaled = load_recipe("fine-tune")
+    with pytest.raises(DatasetError, match=r"resolution is not known: .* --set sets.0.mpp=0.25"):
+        read_annotations(folder, "train", unscaled.sets[0], unscaled, cache=tmp_path)
+
+
+def test_label_images_serve_as_well(slides, recipe, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for i, made in enumerate(slides[:2]):
+        Image.fromarray(made.image).save(tmp_path / f"{i}.png")
+        Image.fromarray(3 * made.labels.astype(np.uint16)).save(tmp_path / "labels" / f"{i}.png")  # with gaps
+    (sample,) = read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
+    assert_array_equal(sample.targets["nucleus"] > 0, slides[0].labels > 0)
+    assert (sample.targets["class"] == 255).all()
+    Image.fromarray(slides[0].labels[1:].astype(np.uint16)).save(tmp_path / "labels" / "0.png")
+    with pytest.raises(DatasetError, match=r"labels/0.png: expected ids of shape \(144, 160\)"):
+        read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
+
+
+@pytest.mark.parametrize("parts", ["['body']", "[]"])
+def test_head_only_or_all_of_it(folder, tmp_path, parts):
+    recipe = load_recipe("fine-tune", [*CHANGES, f"freeze.parts={parts}"])
+    before = build_network(recipe.network and {"network": recipe.network})
+    load_from_bundle(before, load_bundle("he-fast"))
+    train(recipe, data=folder, out=tmp_path, device="cpu")
+    after = load_file(tmp_path / "weights.safetensors")
+    changed = {
+        name.split(".")[0]
+        for name, value in before.state_dict().items()
+        if not torch.equal(value, after[name])
+    }
+    heads = {"maps", "kinds"}
+    assert changed == heads if parts == "['body']" else changed > heads
+    statistics = [name for name in after if "running" in name]
+    assert all(torch.equal(after[name], before.state_dict()[name]) for name in statistics)
+
+
+def test_encoder_weights_from_a_file(tmp_path):
+    torch.manual_seed(1)
+    small = {"kind": "unet_sharp", "width": 4, "bridge": 8, "depths": [1, 1, 1, 1], "heads": {"nucleus": 1}}
+    network = build_network({"network": small})
+    stored = ResNeXt((1, 1, 1, 1)).state_dict() | {"fc.weight": torch.zeros(5, 2048)}
+    stored = {name: value for name, value in stored.items() if "num_batches" not in name}
+    save_file(stored, tmp_path / "encoder.safetensors")
+    torch.save(stored, tmp_path / "encoder.pth")
+    for name in ("encoder.safetensors", "encoder.pth"):
+        load_encoder(network, tmp_path / name)
+        torch.testing.assert_close(network.encoder.layer2[0].conv2.weight, stored["layer2.0.conv2.weight"])
+    del stored["layer1.0.bn1.weight"]
+    save_file(stored, tmp_path / "part.safetensors")
+    with pytest.raises(
+        RecipeError, match=r"part.safetensors is not this encoder's: 1 parameters missing .*layer1.0.bn1"
+    ):
+        load_encoder(network, tmp_path / "part.safetensors")
+    with pytest.raises(RecipeError, match=r"none.pth cannot be read as weights"):
+        load_encoder(network, tmp_path / "none.pth")
+    with pytest.raises(RecipeError, match=r"this network has no encoder"):
+        load_encoder(
+            build_network({"network": {"kind": "fcn", "heads": {"nucleus": 1}}}), tmp_path / "encoder.pth"
+        )

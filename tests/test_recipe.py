@@ -1,0 +1,145 @@
+"""Recipes: the shipped ones load, mistakes are named, changes and sweeps do what they say."""
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs PyTorch")
+
+from nucfast_training.errors import RecipeError
+from nucfast_training.networks import build_network
+from nucfast_training.recipe import load_recipe, recipe_names
+from nucfast_training.smoke import shrink
+
+TEXT = """
+name = "mine"
+mpp = 0.5
+seed = 1
+[network]
+kind = "unet"
+widths = [4, 8]
+heads = { nucleus = 1 }
+[patches]
+size_px = 64
+batch = 2
+[optimiser]
+learning_rate = 1e-3
+steps = 2
+[loss]
+nucleus = 1.0
+[[sets]]
+name = "made"
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_whole(name):
+    recipe = load_recipe(name)
+    assert recipe.name == ("fine-tuned" if name == "fine-tune" else name)
+    for variant in recipe.variants().values():
+        assert not variant.sweep
+        with_bundle = {"version", "description", "licence", "tile_px", "stride_px", "margin_px", "decoder"}
+        assert with_bundle <= set(variant.bundle)
+
+
+def test_changes(path):
+    changed = load_recipe(path, ["optimiser.learning_rate=1e-4", "sets.0.weight=2", "optimiser.kind=sgd"])
+    assert changed.optimiser.learning_rate == 1e-4
+    assert changed.optimiser.kind == "sgd"
+    assert changed.sets[0].weight == 2.0
+    assert changed.table["optimiser"]["learning_rate"] == 1e-4  # what checkpoints store
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "optimiser.learning_rat=1",
+            r"mine.toml: optimiser.learning_rat: unknown; expected one of .*learning_rate",
+        ),
+        ("optimiser.learning_rate=fast", "optimiser.learning_rate: expected a number, got 'fast'"),
+        ("optimiser.learning_rate=0", "optimiser.learning_rate: expected a number above 0, got 0"),
+        ("optimiser.kind=adamax", "optimiser.kind: expected one of adamw, adam, .*, got 'adamax'"),
+        ("optimiser.epochs=2", "optimiser: expected steps or epochs above 0, and not both"),
+        ("patches.batch=true", "patches.batch: expected an integer, got True"),
+        ("patches.sampling=all", "patches.sampling: expected one of random, crops, whole, got 'all'"),
+        ("loss.nucleus={ huber = 1.0 }", "loss.nucleus.huber: expected one of bce, .*"),
+        ("loss.halo=1.0", "loss.halo: expected one of nucleus, distance, class, semantic"),
+        ("loss.class=1.0", "classes: missing"),
+        ("augmentation.twist=0.5", "augmentation.twist: expected one of flip, .*"),
+        ("validation.metric=beauty", "validation.metric: expected one of loss, jaccard, .*"),
+        ("sets.3.weight=1", "sets.3.weight: expected an index below 1, got '3'"),
+        ("name.first=1", "name.first: name is not a table"),
+        ("seed", "--set seed: expected KEY=VALUE"),
+        ("start.bundle=no-such", "no-such"),
+    ],
+)
+def test_mistakes_are_named(path, change, message):
+    from nucfast.errors import NucfastError
+
+    with pytest.raises(NucfastError, match=message):
+        load_recipe(path, [change])
+
+
+def test_class_ids_have_no_gaps():
+    names = "classes.names=['a', 'b', 'c', 'd']"
+    with pytest.raises(
+        RecipeError, match=r"classes.raw: expected every id from 1 to 4 without gaps, got \[1, 2, 4\]"
+    ):
+        load_recipe("he-fast", [names, "classes.raw={ 1 = 1, 2 = 2, 3 = 4 }"])
+    with pytest.raises(RecipeError, match=r"classes.raw: expected ids 0 to 4, got \[1, 5\]"):
+        load_recipe("he-fast", [names, "classes.raw={ 1 = 1, 2 = 5 }"])
+
+
+def test_absent_and_broken_files(tmp_path):
+    with pytest.raises(RecipeError, match=r"no-such: no such recipe .*he-fast"):
+        load_recipe("no-such")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match=r"broken.toml: cannot be read as TOML"):
+        load_recipe(tmp_path / "broken.toml")
+
+
+def test_extends_replaces_what_must_be_whole_and_merges_the_rest(path, tmp_path):
+    child = tmp_path / "child.toml"
+    child.write_text(
+        'extends = "mine"\nname = "child"\n[network]\nkind = "fcn"\nheads = { nucleus = 1 }\n'
+        "[optimiser]\nsteps = 7\n"
+    )
+    recipe = load_recipe(child)
+    assert recipe.network == {"kind": "fcn", "heads": {"nucleus": 1}}
+    assert (recipe.optimiser.steps, recipe.optimiser.learning_rate) == (7, 1e-3)
+
+
+def test_sweep():
+    recipe = load_recipe("consep-unet-rates")
+    rates = {name: variant.optimiser.learning_rate for name, variant in recipe.variants().items()}
+    assert rates == {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5}
+    assert recipe.variants()["1e-4"].name == "consep-unet-rates-1e-4"
+
+
+def test_fine_tuning_takes_network_and_classes_of_the_bundle():
+    recipe = load_recipe("fine-tune")
+    assert recipe.network["kind"] == "fast_unet"
+    assert recipe.classes is not None
+    assert recipe.classes.names == ["epithelial", "inflammatory", "spindle", "other"]
+    assert recipe.name == "fine-tuned"
+    assert [entry.layout for entry in recipe.sets] == ["annotations"]
+    assert recipe.patches.stain == 0.5  # not the bundle's
+
+
+def test_networks_refuse_strange_settings(path):
+    with pytest.raises(RecipeError, match=r"network: unet does not take these settings \(.*'depth'"):
+        build_network(load_recipe(path, ["network.depth=3"]).table)
+    with pytest.raises(RecipeError, match=r"network.kind: expected one of .*fast_unet.*, got 'unit'"):
+        build_network(load_recipe(path, ["network.kind=unit"]).table)
+
+
+def test_smoke_changes_the_size_and_nothing_else(path):
+    small = shrink(load_recipe(path))
+    assert (small.optimiser.steps, small.patches.batch) == (4, 2)
+    assert small.network == load_recipe(path).network

@@ -1,0 +1,165 @@
+"""Where the first weights come from: a bundle, other runs, or an encoder trained by others."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nucfast.engine import Bundle, load_bundle
+from nucfast.errors import require
+from nucfast_training.errors import RecipeError
+from nucfast_training.networks import Ensemble
+from nucfast_training.recipe import Recipe
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def load_start(network: nn.Module, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Fill a new network as ``[start]`` says.
+
+    Raises:
+        RecipeError: a file is missing or holds other weights; the message names the setting.
+    """
+    start = recipe.start
+    if start.bundle:
+        new = load_from_bundle(network, load_bundle(start.bundle))
+        say(f"weights of the bundle {start.bundle}" + (f"; new: {', '.join(new)}" if new else ""))
+    if start.runs:
+        load_from_runs(network, [Path(run) for run in start.runs])
+        say(f"weights of {', '.join(start.runs)}")
+    if start.encoder:
+        load_encoder(network, Path(start.encoder))
+        say(f"encoder weights of {start.encoder}")
+    elif hasattr(network, "encoder") and hasattr(network.encoder, "layer1") and not start.runs:
+        say("start.encoder is empty: the encoder is trained from scratch, with nothing frozen")
+
+
+def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
+    """Put a bundle's weights into the network it was exported from.
+
+    They are read from the ONNX graph, by the names that the export keeps. Batch normalisation was folded
+    into the convolutions there, so what is left of it here is its offset: scale and variance 1, mean 0. The
+    network computes what the bundle does as long as it is in evaluation mode.
+
+    Returns:
+        Parameters of the network's outer parts for which the bundle has none of the right shape, which stay
+        as they were: heads for other classes.
+
+    Raises:
+        RecipeError: the bundle's graph does not hold this network's weights.
+    """
+    onnx = require("onnx", extra="train", purpose="start.bundle")
+    graph = onnx.load_from_string(bundle.model_bytes()).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    cast = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+
+    def value(name: str) -> NDArray[np.float32]:
+        tensor = constants[cast.get(name, name)]
+        return np.array(onnx.numpy_helper.to_array(tensor), np.float32)  # a copy: onnx's is read-only
+
+    stored: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}
+    for node in graph.node:
+        if node.op_type in {"Conv", "ConvTranspose"} and cast.get(node.input[1], node.input[1]) in constants:
+            name = node.input[1].removeprefix("network.").removesuffix(".weight")
+            stored[name] = value(node.input[1]), value(node.input[2]) if len(node.input) > 2 else None
+    norms = _norms(network)
+    new = []
+    for name, module in network.named_modules():
+        if not isinstance(module, CONVOLUTIONS):
+            continue
+        weight, bias = stored.get(name, (None, None))
+        if weight is None or weight.shape != tuple(module.weight.shape):
+            if name.startswith(getattr(network, "outer", ())):
+                new.append(name)
+                continue
+            raise RecipeError(
+                f"start.bundle: {bundle.name} holds no weights of shape {tuple(module.weight.shape)} for "
+                f"{name!r}; start from its training run instead, with start.runs"
+            )
+        offset = torch.zeros(module.out_channels) if bias is None else torch.from_numpy(bias)
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(weight))
+            norm = norms.get(name)
+            if norm is not None:
+                norm.reset_parameters()
+                norm.running_var.fill_(1.0 - norm.eps)
+                norm.bias.copy_(offset)
+            if module.bias is not None:
+                module.bias.copy_(torch.zeros_like(offset) if norm is not None else offset)
+    return new
+
+
+def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch normalisation behind each convolution, by its name, as seen in a forward pass."""
+    order: list[tuple[str, nn.Module, int, int]] = []
+    kept: list[tuple[Tensor, Tensor]] = []
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, (*CONVOLUTIONS, nn.BatchNorm2d)):
+
+            def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                order.append((name, module, id(args[0]), id(output)))
+                kept.append((args[0], output))  # or an id could be given to another tensor
+
+            hooks.append(module.register_forward_hook(note))
+    was_training = network.training
+    side = 2 * int(network.stride_px)  # type: ignore[arg-type]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, side, side))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    made = {output: name for name, module, _, output in order if isinstance(module, CONVOLUTIONS)}
+    return {
+        made[given]: module
+        for _, module, given, _ in order
+        if isinstance(module, nn.BatchNorm2d) and given in made
+    }
+
+
+def load_from_runs(network: nn.Module, runs: list[Path]) -> None:
+    """Weights of one run, or for an ensemble of one run per member."""
+    targets = list(network.members) if isinstance(network, Ensemble) else [network]
+    if len(targets) != len(runs):
+        raise RecipeError(f"start.runs: expected {len(targets)}, one per member, got {len(runs)}")
+    for target, run in zip(targets, runs, strict=True):
+        path = run / "weights.safetensors"
+        try:
+            target.load_state_dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise RecipeError(f"start.runs: {path} cannot be read ({error})") from error
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise RecipeError(f"start.runs: {path} holds another network ({reason})") from error
+
+
+def load_encoder(network: nn.Module, path: Path) -> None:
+    """Weights with timm's names, from safetensors or ``torch.save``; a classifier is ignored."""
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise RecipeError("start.encoder: this network has no encoder of its own to fill")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise RecipeError(f"start.encoder: {path} cannot be read as weights ({error})") from error
+    wanted = encoder.state_dict()
+    # Files of older PyTorch count no batches; nothing depends on that count.
+    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    if missing or wrong:
+        raise RecipeError(
+            f"start.encoder: {path} is not this encoder's: {len(missing)} parameters missing and "
+            f"{len(wrong)} of another shape, such as {(missing + wrong)[0]!r}"
+        )
+    encoder.load_state_dict({name: tensors.get(name, wanted[name]) for name in wanted})
