@@ -22,27 +22,14 @@ using Mask = Plane<const std::uint8_t>;
 // -1 - basin instead.
 constexpr Label kOutside = 0;
 
-// The runs of a mask; those of row r are [row_begin[r], row_begin[r + 1]).
-struct MaskRuns {
-    std::vector<Run> runs;
-    std::vector<std::ptrdiff_t> row_begin;
-};
-
-MaskRuns runs_of(Mask mask) {
-    MaskRuns found;
-    found.row_begin.reserve(static_cast<std::size_t>(mask.rows) + 1);
-    found.row_begin.push_back(0);
-    std::vector<std::uint8_t> scratch;
-    for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
-        append_runs(reinterpret_cast<const bool*>(mask.row(r)), mask.cols, scratch, found.runs);
-        found.row_begin.push_back(static_cast<std::ptrdiff_t>(found.runs.size()));
-    }
-    return found;
+// Runs are those of the mask's components; which component each belongs to is not asked.
+RunComponents runs_of(Mask mask) {
+    return run_components(mask, 8, 1);
 }
 
 // Calls `body(row, run)` for all runs in raster order.
 template <typename Body>
-void for_each_run(const MaskRuns& mask, const Body& body) {
+void for_each_run(const RunComponents& mask, const Body& body) {
     for (std::size_t r = 0; r + 1 < mask.row_begin.size(); ++r) {
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
             body(static_cast<std::ptrdiff_t>(r), mask.runs[i]);
@@ -74,7 +61,7 @@ NUCFAST_VARIANTS(void, find_highest,
                   std::ptrdiff_t count, std::int16_t* highest),
                  (above, here, below, count, highest))
 
-void climb(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<Label> pointers) {
+void climb(Plane<const std::uint8_t> height, const RunComponents& mask, Plane<Label> pointers) {
     const std::ptrdiff_t cols = height.cols;
     std::array<Label, kCodes> offset{};
     for (int code = 0; code < kCodes; ++code) {
@@ -115,7 +102,7 @@ void climb(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<Label> 
 
 // Replaces pointers by basins and returns the summit of each basin. Every pixel is walked over once and
 // written once: a walk ends where an earlier one has been.
-std::vector<Label> follow(const MaskRuns& mask, Plane<Label> pointers) {
+std::vector<Label> follow(const RunComponents& mask, Plane<Label> pointers) {
     std::vector<Label> summits;
     std::vector<Label> path;
     Label* const pointer = pointers.data;
@@ -199,7 +186,8 @@ class SaddleTable {
     std::size_t last_ = 0;
 };
 
-SaddleTable find_saddles(Plane<const std::uint8_t> height, const MaskRuns& mask, Plane<const Label> basins) {
+SaddleTable find_saddles(Plane<const std::uint8_t> height, const RunComponents& mask,
+                         Plane<const Label> basins) {
     SaddleTable table;
     const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
         if (basin != other && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
@@ -284,7 +272,7 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
 }
 
 Label split_mask(Plane<const std::uint8_t> height, Mask mask, int min_rise, Plane<Label> nuclei) {
-    const MaskRuns runs = runs_of(mask);
+    const RunComponents runs = runs_of(mask);
     climb(height, runs, nuclei);
     const std::vector<Label> summits = follow(runs, nuclei);
     const SaddleTable table = find_saddles(height, runs, {nuclei.data, nuclei.rows, nuclei.cols});
