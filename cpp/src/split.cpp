@@ -333,6 +333,25 @@ void expect_size(Plane<Label> nuclei, const char* name) {
     }
 }
 
+// Convolves with (1 2 1) x (1 2 1) / 16, rounded; the edge is repeated outwards.
+void smooth(Plane<const std::uint8_t> height, Plane<std::uint8_t> out) {
+    std::vector<std::uint16_t> sums(static_cast<std::size_t>(height.cols) + 2);  // of three rows
+    for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
+        const std::uint8_t* above = height.row(std::max<std::ptrdiff_t>(r - 1, 0));
+        const std::uint8_t* here = height.row(r);
+        const std::uint8_t* below = height.row(std::min(r + 1, height.rows - 1));
+        for (std::ptrdiff_t c = 0; c < height.cols; ++c) {
+            sums[c + 1] = static_cast<std::uint16_t>(above[c] + 2 * here[c] + below[c]);
+        }
+        sums.front() = sums[1];
+        sums.back() = sums[height.cols];
+        std::uint8_t* to = out.row(r);
+        for (std::ptrdiff_t c = 0; c < height.cols; ++c) {
+            to[c] = static_cast<std::uint8_t>((sums[c] + 2 * sums[c + 1] + sums[c + 2] + 8) >> 4);
+        }
+    }
+}
+
 }  // namespace
 
 Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
@@ -353,12 +372,15 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
         mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= settings.threshold);
     }
     const Mask found{inside.data(), nuclei.rows, nuclei.cols};
+    std::vector<std::uint8_t> smoothed(inside.size());
+    smooth(height, {smoothed.data(), nuclei.rows, nuclei.cols});
+    const Plane<const std::uint8_t> hills{smoothed.data(), nuclei.rows, nuclei.cols};
     if (settings.peak_share > 0) {
-        const Label count = split_mask(height, found, settings.min_rise, nuclei);
+        const Label count = split_mask(hills, found, settings.min_rise, nuclei);
         cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, count, settings.peak_share, mask);
     }
     fill_holes(settings.max_hole_px, mask);
-    return split_mask(height, found, settings.min_rise, nuclei);
+    return split_mask(hills, found, settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast

@@ -42,18 +42,18 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
 struct NucleiSettings {
     int threshold = 128;     // lowest probability in the mask
     int min_rise = 1;        // as above
-    double peak_share = 0;   // 0..1; 0 skips step 2 below
+    double peak_share = 0;   // 0..1; 0 skips steps 2 and 3 below
     double max_hole_px = 0;  // largest hole to fill
 };
 
 // From a network's maps to nuclei:
 //
-//   1. The mask is where the probability is at or above the threshold. It is split as above.
-//   2. Nucleus by nucleus, not clump by clump, since the far end of a clump must not decide about this one:
-//   of
-//      the mask stay the pixels with at least `peak_share` of the highest probability in their nucleus.
-//   3. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small.
-//   4. The mask is split as above, for good.
+//   1. The height is smoothed with the 3x3 binomial kernel, so that a single pixel makes no summit.
+//   2. The mask is where the probability is at or above the threshold. It is split as above.
+//   3. Nucleus by nucleus, not clump by clump, since the far end of a clump must not decide about this one,
+//      of the mask stay the pixels with at least `peak_share` of the highest probability in their nucleus.
+//   4. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small.
+//   5. The mask is split as above, for good.
 //
 // Arguments, result and errors as above; `probability` has the shape of `height`.
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,

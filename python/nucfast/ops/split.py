@@ -62,7 +62,8 @@ def find_nuclei(
 ) -> NDArray[np.int32]:
     """Turn a network's maps into nuclei.
 
-    The mask is where the probability is at or above ``threshold``. It is split by ``split_instances``; of
+    ``height`` is smoothed with the 3x3 binomial kernel, so that a single pixel makes no summit. The mask is
+    where the probability is at or above ``threshold``. It is split by ``split_instances``; of
     each nucleus stay the pixels with at least ``peak_share`` of its highest probability, so that with a low
     threshold faint nuclei are found and clear ones are not widened. Then small holes of the mask are filled,
     and it is split for good.
