@@ -26,9 +26,9 @@ std::vector<float> two_nuclei() {
     return hv;
 }
 
+// Fills `labels`, which has the size of the maps.
 Label find(const std::vector<float>& probability, const std::vector<float>& hv, int threads,
            std::vector<Label>& labels) {
-    labels.assign(static_cast<std::size_t>(kRows * kCols), -1);
     return hover_net_labels({probability.data(), kRows, kCols}, {hv.data(), kRows, kCols, 2}, {}, threads,
                             {labels.data(), kRows, kCols});
 }
@@ -37,8 +37,8 @@ Label find(const std::vector<float>& probability, const std::vector<float>& hv, 
 
 TEST(hover_net_parts_nuclei_where_the_map_falls) {
     const std::vector<float> probability(static_cast<std::size_t>(kRows * kCols), 0.9F);
-    std::vector<Label> labels;
-    std::vector<Label> threaded;
+    std::vector<Label> labels(static_cast<std::size_t>(kRows * kCols), -1);
+    std::vector<Label> threaded = labels;
     CHECK(find(probability, two_nuclei(), 1, labels) == 2);
     CHECK(labels.front() == 1 && labels.back() == 2);
     CHECK(labels[12 * kCols + 20] == 1 && labels[12 * kCols + 27] == 2);
@@ -47,7 +47,7 @@ TEST(hover_net_parts_nuclei_where_the_map_falls) {
 }
 
 TEST(hover_net_of_background_and_of_constant_maps_is_empty) {
-    std::vector<Label> labels;
+    std::vector<Label> labels(static_cast<std::size_t>(kRows * kCols), -1);
     const std::vector<float> nothing(static_cast<std::size_t>(kRows * kCols), 0.1F);
     CHECK(find(nothing, two_nuclei(), 1, labels) == 0);
     CHECK(std::count(labels.begin(), labels.end(), 0) == kRows * kCols);
@@ -59,7 +59,7 @@ TEST(hover_net_refuses_maps_that_are_not_finite) {
     const std::vector<float> probability(static_cast<std::size_t>(kRows * kCols), 0.9F);
     std::vector<float> hv = two_nuclei();
     hv[77] = std::numeric_limits<float>::quiet_NaN();
-    std::vector<Label> labels;
+    std::vector<Label> labels(static_cast<std::size_t>(kRows * kCols), -1);
     bool caught = false;
     try {
         find(probability, hv, 2, labels);
