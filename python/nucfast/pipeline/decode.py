@@ -68,17 +68,13 @@ def decode_region(
     """
     settings, window, um = bundle.decoder, region.decoded, mpp * scale
     nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
-    # On a flat map nothing is split: what hangs together is one nucleus.
-    height = (
-        np.zeros_like(nucleus)
-        if settings.name == "components"
-        else np.ascontiguousarray(maps["distance"][..., 0])
-    )
+    splits = settings.name == "climb"
+    height = np.ascontiguousarray(maps["distance"][..., 0]) if splits else nucleus
     labels = find_nuclei(
         nucleus,
         height,
         threshold=settings.nucleus_threshold,
-        min_rise=settings.min_rise,
+        min_rise=settings.min_rise if splits else 256,  # higher than any summit: what touches stays one
         peak_share=settings.peak_share,
         max_hole_px=settings.max_hole_um2 / um**2,
     )
