@@ -92,7 +92,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     by_threads.set(title=f"{SIDES_PX[-1]} x {SIDES_PX[-1]} px", xlabel="times faster with 2 threads")
     for axes in (by_pixels, by_nuclei):
         axes.grid(alpha=0.3)
-    by_pixels.legend(fontsize=7)
+    by_pixels.legend(fontsize=7, loc="upper left")
     figure.savefig(path, dpi=110)
 
 
