@@ -199,18 +199,20 @@ struct EqualAvx512 {
         return _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
     }
     NUCFAST_AVX512 static Word bits(const std::uint16_t* a, const std::uint16_t* b) {
-        return part(a, b) | part(a + 32, b + 32) << 32;
+        return _mm512_kunpackd(part(a + 32, b + 32), part(a, b));
     }
     NUCFAST_AVX512 static Word bits(const Label* a, const Label* b) {
-        return part(a, b) | part(a + 16, b + 16) << 16 | part(a + 32, b + 32) << 32 |
-               part(a + 48, b + 48) << 48;
+        return _mm512_kunpackd(_mm512_kunpackw(part(a + 48, b + 48), part(a + 32, b + 32)),
+                               _mm512_kunpackw(part(a + 16, b + 16), part(a, b)));
     }
 
   private:
-    NUCFAST_AVX512 static Word part(const std::uint16_t* a, const std::uint16_t* b) {
+    // Joined by unpacking, not as integers: GCC 12 may widen a mask to 64 bits with what lies beside it on
+    // the stack.
+    NUCFAST_AVX512 static __mmask32 part(const std::uint16_t* a, const std::uint16_t* b) {
         return _mm512_cmpeq_epi16_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
     }
-    NUCFAST_AVX512 static Word part(const Label* a, const Label* b) {
+    NUCFAST_AVX512 static __mmask16 part(const Label* a, const Label* b) {
         return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
     }
 };

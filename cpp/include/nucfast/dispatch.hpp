@@ -15,6 +15,9 @@
 //   #if NUCFAST_X86
 //   NUCFAST_AVX2 void scale_avx2(float* v, std::ptrdiff_t n) { ... intrinsics ... }
 //   #endif                                                     // and a switch on isa()
+//
+// Do not widen an AVX-512 mask to a longer integer: GCC 12 may spill it to the stack and read more than it
+// wrote. Join masks with _mm512_kunpackw and _mm512_kunpackd.
 #pragma once
 
 #include <optional>
