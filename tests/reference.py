@@ -505,3 +505,23 @@ def area_average(image, x, y, width, height, scale):
                     inside = 0 <= i < image.shape[0] and 0 <= j < image.shape[1]
                     out[row, col] += share * (image[i, j] if inside else 255.0)
     return out / scale**2
+
+
+def fit_stains(image):
+    """Macenko et al., ISBI 2009, in float64: (vectors, strengths) with haematoxylin first."""
+    density = -np.log((image.reshape(-1, 3).astype(np.float64) + 1) / 240)
+    tissue = density[(density >= 0.15).all(axis=1)]
+    plane = np.linalg.eigh(np.cov(tissue.T))[1][:, :0:-1]
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    along, across = (tissue @ plane).T
+    angles = np.percentile(np.arctan2(across, along), [1, 99], method="nearest")
+    vectors = (plane @ np.stack([np.cos(angles), np.sin(angles)])).T
+    vectors = vectors[np.argsort(-vectors[:, 0])]
+    strengths = np.percentile(density @ np.linalg.pinv(vectors), 99, axis=0, method="nearest")
+    return vectors, strengths
+
+
+def normalize_stain(image, source, target):
+    density = -np.log((image.astype(np.float64) + 1) / 240)
+    amounts = density @ np.linalg.pinv(source.vectors) / source.strengths * target.strengths
+    return np.minimum(240 * np.exp(-amounts @ target.vectors), 255).astype(np.uint8)

@@ -87,6 +87,44 @@ def test_views_and_read_only_arrays():
     assert_array_equal(cut[1], image[::2, ::-1, :3][3:8, 5:10])
 
 
+def test_beyond_two_to_the_31_pixels():
+    """Positions are 64 bits wide. Memory that nobody writes to is not there."""
+    image = np.zeros((65_536, 32_769, 1), np.uint8)
+    assert image.size > 2**31
+    image[-1, -1] = 7
+    cut = tile(image, as_origins([(65_535, 32_768), (65_534, 32_767)]), size_px=2, fill=9)
+    assert_array_equal(cut[..., 0], [[[7, 9], [9, 9]], [[0, 0], [0, 7]]])
+    stitch(cut[1:], as_origins([(65_534, 32_767)]), image, margin_px=0)
+    assert image[-1, -1] == 7
+
+
+BLENDED: dict[type, np.ndarray] = {}  # what the first instruction set gave
+
+
+def test_same_for_any_threads_and_instruction_set(isa):
+    """Large enough for stores past the cache; rows of odd length, so that none is aligned."""
+    image, size_px, pad = noise((1201, 907, 3)), 333, 10
+    origins = as_origins([(r, c) for r in (-5, 300, 300, 868) for c in (-9, 200, 574)])
+    tiles = tile(image, origins, size_px=size_px, fill=9)
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), constant_values=9)
+    total, weight = np.zeros(padded.shape), np.zeros((*padded.shape[:2], 1))
+    window = np.random.default_rng(0).random((size_px, size_px), dtype=np.float32)
+    for cut, (row, col) in zip(tiles, origins + pad, strict=True):
+        place = np.s_[row : row + size_px, col : col + size_px]
+        assert_array_equal(cut, padded[place])
+        total[place] += window[..., None] * cut
+        weight[place] += window[..., None]
+    assert_array_equal(tile(image, origins, size_px=size_px, fill=9, threads=3), tiles)
+
+    expected = (total / np.where(weight > 0, weight, 1))[pad:-pad, pad:-pad]
+    for dtype in (np.uint8, np.float32):
+        values = tiles.astype(dtype)
+        blended = blend(values, origins, shape=image.shape[:2], window=window)
+        assert_allclose(blended, expected, rtol=1e-5)
+        assert_array_equal(blend(values, origins, shape=image.shape[:2], window=window, threads=3), blended)
+        assert_array_equal(blended, BLENDED.setdefault(dtype, blended))
+
+
 def test_bad_arguments():
     image, origins = noise((8, 8, 3)), as_origins([(0, 0)])
     with pytest.raises(TypeError, match="image: expected uint8, got float32"):
@@ -101,6 +139,8 @@ def test_bad_arguments():
         tile(image, origins, size_px=0)
     with pytest.raises(ValueError, match=r"fill: expected a value in 0\.\.255, got 256"):
         tile(image, origins, size_px=4, fill=256)
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
+        tile(image, origins, size_px=4, threads=0)
     with pytest.raises(ValueError, match=r"out: expected shape \(1, 4, 4, 3\), got \(2, 4, 4, 3\)"):
         tile(image, origins, size_px=4, out=np.empty((2, 4, 4, 3), np.uint8))
 

@@ -58,6 +58,10 @@ void expect_writable(const py::array& array, const char* name) {
         throw py::value_error(std::string(name) + ": expected a writable array, got a read-only one");
 }
 
+inline void expect_threads(int threads) {
+    if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+}
+
 // (H, W) planes.
 template <typename T>
 Plane<const T> read(const py::array& array, const char* name, const std::optional<Shape>& shape = {}) {

@@ -50,7 +50,8 @@ void with_dtype(const py::array& tiles, Body&& body) {
 void bind_tiles(py::module_& m) {
     m.def(
         "tile",
-        [](const py::array& image, const py::array& origins, std::uint8_t fill, py::array& out) {
+        [](const py::array& image, const py::array& origins, std::uint8_t fill, py::array& out, int threads) {
+            expect_threads(threads);
             const auto from = read_image<std::uint8_t>(image, "image");
             expect_tiles<std::uint8_t>(out, "out");
             expect_writable<std::uint8_t>(out, "out");
@@ -62,9 +63,9 @@ void bind_tiles(py::module_& m) {
             const Tiles<std::uint8_t> to{static_cast<std::uint8_t*>(out.mutable_data()), out.shape(0),
                                          out.shape(1), out.shape(3)};
             const py::gil_scoped_release unlock;  // no Python object is touched below
-            tile(from, corners, fill, to);
+            tile(from, corners, fill, to, threads);
         },
-        "image"_a.noconvert(), "origins"_a.noconvert(), "fill"_a, "out"_a.noconvert());
+        "image"_a.noconvert(), "origins"_a.noconvert(), "fill"_a, "out"_a.noconvert(), "threads"_a);
     m.def(
         "stitch",
         [](const py::array& tiles, const py::array& origins, py::ssize_t margin_px, py::array& out) {
@@ -80,7 +81,9 @@ void bind_tiles(py::module_& m) {
         "tiles"_a.noconvert(), "origins"_a.noconvert(), "margin_px"_a, "out"_a.noconvert());
     m.def(
         "blend",
-        [](const py::array& tiles, const py::array& origins, const py::array& window, py::array& out) {
+        [](const py::array& tiles, const py::array& origins, const py::array& window, py::array& out,
+           int threads) {
+            expect_threads(threads);
             with_dtype(tiles, [&](auto value) {
                 using T = decltype(value);
                 const auto from = read_tiles<T>(tiles);
@@ -88,10 +91,11 @@ void bind_tiles(py::module_& m) {
                 const auto weights = read<float>(window, "window", Shape{from.size_px, from.size_px});
                 const auto to = write_channels<float>(out, from.channels);
                 const py::gil_scoped_release unlock;  // no Python object is touched below
-                blend(from, corners, weights, to);
+                blend(from, corners, weights, to, threads);
             });
         },
-        "tiles"_a.noconvert(), "origins"_a.noconvert(), "window"_a.noconvert(), "out"_a.noconvert());
+        "tiles"_a.noconvert(), "origins"_a.noconvert(), "window"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a);
 }
 
 }  // namespace nucfast::bindings

@@ -13,6 +13,7 @@ void bind_overlap(py::module_& m);
 void bind_properties(py::module_& m);
 void bind_rasterize(py::module_& m);
 void bind_split(py::module_& m);
+void bind_stain(py::module_& m);
 void bind_tiles(py::module_& m);
 void bind_watershed(py::module_& m);
 
@@ -30,6 +31,7 @@ PYBIND11_MODULE(_core, m) {
     bind_properties(m);
     bind_rasterize(m);
     bind_split(m);
+    bind_stain(m);
     bind_tiles(m);
     bind_watershed(m);
 }

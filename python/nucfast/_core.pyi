@@ -66,12 +66,30 @@ def rasterize(
     out: NDArray[np.int32],
 ) -> None: ...
 
+# stain
+def fit_stains(image: NDArray[np.uint8], threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def normalize_stain(
+    image: NDArray[np.uint8],
+    source_vectors: NDArray[np.float64],
+    source_strengths: NDArray[np.float64],
+    target_vectors: NDArray[np.float64],
+    target_strengths: NDArray[np.float64],
+    out: NDArray[np.uint8],
+    threads: int,
+) -> None: ...
+
 # tiles
 def blend(
-    tiles: NDArray[Any], origins: NDArray[np.int32], window: NDArray[np.float32], out: NDArray[np.float32]
+    tiles: NDArray[Any],
+    origins: NDArray[np.int32],
+    window: NDArray[np.float32],
+    out: NDArray[np.float32],
+    threads: int,
 ) -> None: ...
 def stitch(tiles: NDArray[Any], origins: NDArray[np.int32], margin_px: int, out: NDArray[Any]) -> None: ...
-def tile(image: NDArray[np.uint8], origins: NDArray[np.int32], fill: int, out: NDArray[np.uint8]) -> None: ...
+def tile(
+    image: NDArray[np.uint8], origins: NDArray[np.int32], fill: int, out: NDArray[np.uint8], threads: int
+) -> None: ...
 
 # components
 def label_components(image: NDArray[Any], out: NDArray[Any], connectivity: int, threads: int) -> int: ...

@@ -1,7 +1,7 @@
 // Square windows of an image: cutting them out, putting them back, blending where they overlap.
 //
-// A window's origin is the (row, col) of its first pixel; it may be negative and windows may overlap. Windows
-// are handled in the order given, so every result is the same each time. Cost: the pixels of the windows.
+// A window's origin is the (row, col) of its first pixel; it may be negative and windows may overlap. Results
+// do not depend on `threads`. Cost: the pixels of the windows.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,11 @@ struct Tiles {
 
 // Copies the windows at `origins` (out.count, 2) into `out`; what lies outside the image becomes `fill`.
 // The caller guarantees equal channels.
+//
+// Consecutive windows that start at one row are filled together, row by row, so that the image is read once,
+// in the order in which it lies.
 void tile(Image<const std::uint8_t> image, const std::int32_t* origins, std::uint8_t fill,
-          Tiles<std::uint8_t> out);
+          Tiles<std::uint8_t> out, int threads);
 
 // Copies each tile without its outer `margin_px` pixels to its place in `out`; what lies outside is dropped.
 // Where centres overlap the last tile wins; pixels under no centre stay as they are. The caller guarantees
@@ -32,17 +35,23 @@ void tile(Image<const std::uint8_t> image, const std::int32_t* origins, std::uin
 template <typename T>
 void stitch(Tiles<const T> tiles, const std::int32_t* origins, std::ptrdiff_t margin_px, Image<T> out);
 
-// Averages overlapping tiles, each pixel weighted by its place in `window` (size_px, size_px). Pixels of
-// `out` with no weight, covered or not, become 0. The caller guarantees equal channels and a window of the
-// tiles' size. Throws std::invalid_argument, leaving `out` untouched, unless all weights are finite and not
-// negative.
+// Averages overlapping tiles, each pixel weighted by its place in `window` (size_px, size_px): the sum of
+// weight * value, in the order of the tiles, times the reciprocal of the sum of weights. Pixels of `out` with
+// no weight, covered or not, become 0. The caller guarantees equal channels and a window of the tiles' size.
+// Throws std::invalid_argument, leaving `out` untouched, unless all weights are finite and not negative; and,
+// leaving part of `out` written, if the weighted sum of a pixel is not finite.
+//
+// Rows of the image are finished one after another in a buffer that stays in the cache: each tile is read
+// once and `out` written once, past the caches.
 template <typename T>
-void blend(Tiles<const T> tiles, const std::int32_t* origins, Plane<const float> window, Image<float> out);
+void blend(Tiles<const T> tiles, const std::int32_t* origins, Plane<const float> window, Image<float> out,
+           int threads);
 
 extern template void stitch(Tiles<const std::uint8_t>, const std::int32_t*, std::ptrdiff_t,
                             Image<std::uint8_t>);
 extern template void stitch(Tiles<const float>, const std::int32_t*, std::ptrdiff_t, Image<float>);
-extern template void blend(Tiles<const std::uint8_t>, const std::int32_t*, Plane<const float>, Image<float>);
-extern template void blend(Tiles<const float>, const std::int32_t*, Plane<const float>, Image<float>);
+extern template void blend(Tiles<const std::uint8_t>, const std::int32_t*, Plane<const float>, Image<float>,
+                           int);
+extern template void blend(Tiles<const float>, const std::int32_t*, Plane<const float>, Image<float>, int);
 
 }  // namespace nucfast

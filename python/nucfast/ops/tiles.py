@@ -19,6 +19,7 @@ def tile(
     size_px: int,
     fill: int = 255,
     out: NDArray[np.uint8] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.uint8]:
     """Copy square windows out of an image.
 
@@ -29,6 +30,7 @@ def tile(
         size_px: side of the windows, at least 1.
         fill: 0..255, the value of what lies outside the image.
         out: (N, size_px, size_px, C) uint8, C-contiguous, to reuse memory; a new array if not given.
+        threads: how many threads to use; the result is the same for any number.
 
     Returns:
         ``out``, or the new array.
@@ -47,7 +49,7 @@ def tile(
         out = np.empty(shape, np.uint8)
     elif out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
-    _core.tile(image, origins, fill, out)
+    _core.tile(image, origins, fill, out, threads)
     return out
 
 
@@ -82,6 +84,7 @@ def blend(
     shape: tuple[int, int],
     window: NDArray[np.float32],
     out: NDArray[np.float32] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Average overlapping tiles: the sum of window * tile over the sum of window, pixel by pixel.
 
@@ -94,13 +97,14 @@ def blend(
         shape: (H, W) of the image.
         window: (s, s) float32, finite and >= 0: the weight of each pixel of a tile.
         out: (H, W, C) float32, C-contiguous, to reuse memory; a new array if not given.
+        threads: how many threads to use; the result is the same for any number.
 
     Returns:
         ``out``, or the new array, in the unit of ``tiles``; 0 where no tile has a weight.
 
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
-        ValueError: a shape or a value differs from the above.
+        ValueError: a shape or a value differs from the above, or the weighted sum of a pixel is not finite.
     """
     if min(shape) < 0:
         raise ValueError(f"shape: expected values >= 0, got {shape}")
@@ -109,7 +113,11 @@ def blend(
         out = np.empty(image_shape, np.float32)
     elif out.shape != image_shape:
         raise ValueError(f"out: expected shape {image_shape}, got {out.shape}")
-    if tiles.dtype == np.float32 and not np.isfinite(tiles).all():
-        raise ValueError("tiles: expected finite values, got NaN or infinity")
-    _core.blend(np.ascontiguousarray(tiles), np.ascontiguousarray(origins), np.ascontiguousarray(window), out)
+    _core.blend(
+        np.ascontiguousarray(tiles),
+        np.ascontiguousarray(origins),
+        np.ascontiguousarray(window),
+        out,
+        threads,
+    )
     return out
