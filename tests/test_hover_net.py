@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import reference
+from nucfast import _core
 from nucfast.ops.hover_net import hover_net_labels
 from nucfast.ops.overlap import match
 from nucfast.testing import hover_net_maps, random_blobs
@@ -52,6 +53,13 @@ def test_nuclei_are_found_again():
 def test_equals_reference_on_real_nuclei():
     path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
     check(np.asarray(Image.open(path)).astype(np.int32)[:500, :500], noise=0.1)
+
+
+def test_instruction_sets_give_the_same_nuclei(isa):
+    probability, hv = hover_net_maps(random_blobs((150, 171), count=40, seed=5, radius_px=(8, 20)))
+    found = hover_net_labels(probability, hv)
+    _core.set_isa("baseline")
+    assert_array_equal(found, hover_net_labels(probability, hv))
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 30), (30, 1), (3, 4), (40, 25)])

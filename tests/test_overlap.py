@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import reference
+from nucfast import _core
 from nucfast.ops.overlap import instance_sums, match, match_overlaps, match_points, overlaps
 from nucfast.testing import random_blobs
 
@@ -50,6 +51,15 @@ def test_overlaps_equal_reference(maps):
         assert_allclose(centroid, np.argwhere(true == t).mean(axis=0), rtol=1e-12)
     for centroid, q in zip(found.pred_centroids, pred_ids, strict=True):
         assert_allclose(centroid, np.argwhere(pred == q).mean(axis=0), rtol=1e-12)
+
+
+def test_instruction_sets_give_the_same_overlaps(isa):
+    true = random_blobs((90, 131), count=80, seed=0)
+    pred = np.roll(true, 2, axis=0)
+    found = overlaps(true, pred)
+    _core.set_isa("baseline")
+    for name, values in vars(overlaps(true, pred)).items():
+        assert_array_equal(getattr(found, name), values)
 
 
 def test_threads_and_many_pairs_give_the_same_result():

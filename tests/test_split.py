@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 import reference
+from nucfast import _core
 from nucfast.ops.components import label
 from nucfast.ops.distance import distance_transform
 from nucfast.ops.split import find_nuclei, split_instances
@@ -135,6 +136,13 @@ def test_real_nuclei_are_found_again():
     iou = counts / (areas[pairs[0]] + found[pairs[1]] - counts)
     assert np.sum(iou > 0.5) > 0.93 * labels.max()
     assert abs(int(nuclei.max()) - int(labels.max())) < 0.05 * labels.max()
+
+
+def test_instruction_sets_give_the_same_nuclei(isa):
+    labels, height = clumps(128, seed=3)
+    found = split_instances(height, labels > 0, min_rise=20)
+    _core.set_isa("baseline")
+    assert_array_equal(found, split_instances(height, labels > 0, min_rise=20))
 
 
 def test_two_hills():

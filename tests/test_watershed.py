@@ -202,6 +202,9 @@ def test_errors_name_the_argument(arguments, error, message):
 def test_find_seeds():
     height = np.array([[9, 9, 0, 8], [0, 0, 9, 7], [5, 9, 0, 0]], np.uint8)
     assert_array_equal(find_seeds(height, threshold=8), [[1, 1, 0, 2], [0, 0, 3, 0], [0, 4, 0, 0]])
+    out = np.empty(height.shape, np.int32)
+    assert find_seeds(height, threshold=8, out=out, threads=2) is out
+    assert_array_equal(out, find_seeds(height, threshold=8))
     mask = height != 8
     assert_array_equal(find_seeds(height, threshold=8, mask=mask), [[1, 1, 0, 0], [0, 0, 2, 0], [0, 3, 0, 0]])
     assert find_seeds(np.zeros((0, 3), np.uint8), threshold=1).shape == (0, 3)

@@ -17,8 +17,8 @@ def test_watershed(compare):
     labels = np.empty(true.shape, np.int32)
 
     def ours(threads):
-        seeds = ops.find_seeds(height, threshold=THRESHOLD, mask=mask)
-        return ops.watershed(elevation, seeds, mask=mask, out=labels, threads=threads)
+        ops.find_seeds(height, threshold=THRESHOLD, mask=mask, out=labels, threads=threads)
+        return ops.watershed(elevation, labels, mask=mask, out=labels, threads=threads)
 
     def scikit_image(threads):
         from skimage.measure import label

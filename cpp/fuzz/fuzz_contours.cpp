@@ -8,7 +8,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const int rows = input.between(0, 20), cols = input.between(0, 60);
     const auto labels = input.labels(rows * cols);
     for (const RingStyle style : {RingStyle::edges, RingStyle::midpoints}) {
-        const Rings rings = contours({labels.data(), rows, cols}, style);
+        const Rings rings = contours({labels.data(), rows, cols}, style, input.between(1, 3));
         REQUIRE(rings.offsets.size() == rings.labels.size() + 1);
         for (std::size_t i = 0; i < rings.labels.size(); ++i) {
             const auto begin = 2 * rings.offsets[i], end = 2 * rings.offsets[i + 1];

@@ -8,7 +8,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const int rows = input.between(0, 20), cols = input.between(0, 60);
     const auto truth = input.labels(rows * cols);
     const auto pred = input.labels(rows * cols);
-    const Overlaps found = overlaps({truth.data(), rows, cols}, {pred.data(), rows, cols});
+    const Overlaps found =
+        overlaps({truth.data(), rows, cols}, {pred.data(), rows, cols}, input.between(1, 3));
     for (const double iou : found.iou) REQUIRE(iou > 0 && iou <= 1);
     const auto picked = match_pairs(found.true_id.data(), found.pred_id.data(), found.iou.data(),
                                     static_cast<std::ptrdiff_t>(found.iou.size()));

@@ -16,5 +16,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (std::size_t i = 0; i < nuclei.size(); ++i) {
         REQUIRE(nuclei[i] >= 0 && nuclei[i] <= count && (mask[i] || nuclei[i] == 0));
     }
+    const auto probability = input.values<std::uint8_t>(rows * cols, 256);
+    const NucleiSettings settings{input.between(1, 255), min_rise, input.between(0, 4) / 4.0,
+                                  static_cast<double>(input.between(0, 20))};
+    find_nuclei({probability.data(), rows, cols}, {height.data(), rows, cols}, settings,
+                {nuclei.data(), rows, cols});
+    for (const Label nucleus : nuclei) REQUIRE(nucleus >= 0);
     return 0;
 }

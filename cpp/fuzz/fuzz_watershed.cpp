@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (std::size_t i = 0; i < labels.size(); ++i) mask[i] = input.byte() % 4 != 0;
     const auto markers = labels;
     watershed<std::uint8_t>({elevation.data(), rows, cols}, {mask.get(), rows, cols},
-                            {labels.data(), rows, cols});
+                            {markers.data(), rows, cols}, input.between(1, 3), {labels.data(), rows, cols});
     for (std::size_t i = 0; i < labels.size(); ++i) {
         REQUIRE(mask[i] || labels[i] == 0);
         REQUIRE(!mask[i] || markers[i] == 0 || labels[i] == markers[i]);

@@ -12,7 +12,12 @@ from nucfast.ops.components import label
 
 
 def find_seeds(
-    height: NDArray[np.uint8], *, threshold: int, mask: NDArray[np.bool_] | None = None
+    height: NDArray[np.uint8],
+    *,
+    threshold: int,
+    mask: NDArray[np.bool_] | None = None,
+    out: NDArray[np.int32] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.int32]:
     """Mark nuclei by the connected parts of a height map at or above a threshold.
 
@@ -23,6 +28,8 @@ def find_seeds(
         height: (H, W) uint8, higher towards nucleus centres.
         threshold: lowest height that belongs to a seed, 1 to 255.
         mask: (H, W) bool; seeds live only where true. None: everywhere.
+        out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array.
+        threads: at most so many; the result does not depend on it.
 
     Returns:
         (H, W) int32: 0, or 1..n for the 4-connected seeds in raster order of their first pixel.
@@ -44,7 +51,7 @@ def find_seeds(
         if mask.shape != height.shape:
             raise ValueError(f"mask: expected shape {height.shape}, got {mask.shape}")
         high &= mask
-    return label(high, connectivity=4)
+    return label(high, connectivity=4, out=out, threads=threads)
 
 
 def watershed(
