@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from nucfast.engine import create_engine
+from nucfast_export import ExportError
 from nucfast_export.run import export_run
 from nucfast_training.networks import NETWORKS, build_network
 from nucfast_training.networks.segnet import pool, unpool
@@ -142,6 +143,7 @@ def test_becomes_a_bundle_that_says_what_the_network_does(kind, tmp_path):
     torch.manual_seed(0)
     network = build_network({"network": SMALL[kind]})
     recipe = base | {
+        "patches": base["patches"] | {"normalise": ""},
         "network": SMALL[kind],
         "bundle": base["bundle"] | {"stride_px": 32, "tile_px": 256, "margin_px": 32, "weights": "fp32"},
     }
@@ -171,3 +173,10 @@ def test_becomes_a_bundle_that_says_what_the_network_does(kind, tmp_path):
         assert set(maps) == {"nucleus"}
         expected = 255 * torch.sigmoid(heads["nucleus"][:, 0])
     assert np.abs(maps["nucleus"][..., 0] - expected.numpy()).max() <= 1.01
+
+
+def test_networks_for_normalised_stains_do_not_become_bundles(tmp_path):
+    recipe = load_recipe("consep-unet-sharp").table
+    save_file({}, tmp_path / "weights.safetensors", {"recipe": json.dumps(recipe)})
+    with pytest.raises(ExportError, match=r"consep-unet-sharp: learned from stain-normalised images"):
+        export_run(tmp_path, tmp_path / "bundle")
