@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from nucfast.engine import create_engine
+from nucfast_export import ExportError
 from nucfast_export.run import export_run
 from nucfast_training.networks import NETWORKS, build_network
 from nucfast_training.networks.segnet import pool, unpool
@@ -34,6 +35,7 @@ SMALL = {
     },
     "fast_unet": {"kind": "fast_unet", "widths": [8, 8, 8, 8], "head_width": 8, "classes": 3},
 }
+SEMANTIC = {"kind": "unet", "widths": [4, 8], "heads": {"semantic": 4}, "batch_norm": True}
 SMALL["ensemble"] = {"kind": "ensemble", "members": [SMALL["unet"], SMALL["linknet"]]}
 
 
@@ -136,16 +138,18 @@ def test_ensemble_is_the_mean_of_probabilities():
         torch.testing.assert_close(torch.sigmoid(network(x)["nucleus"]), (both[0] + both[1]) / 2)
 
 
-@pytest.mark.parametrize("kind", ["segnet", "unet_sharp", "ensemble"])
+@pytest.mark.parametrize("kind", ["segnet", "semantic", "ensemble"])
 def test_becomes_a_bundle_that_says_what_the_network_does(kind, tmp_path):
-    base = load_recipe("consep-unet-sharp" if kind == "unet_sharp" else "dsb2018-unet").table
+    settings = SEMANTIC if kind == "semantic" else SMALL[kind]
+    base = load_recipe("consep-unet-sharp" if kind == "semantic" else "dsb2018-unet").table
     torch.manual_seed(0)
-    network = build_network({"network": SMALL[kind]})
+    network = build_network({"network": settings})
     recipe = base | {
-        "network": SMALL[kind],
+        "patches": base["patches"] | {"normalise": ""},
+        "network": settings,
         "bundle": base["bundle"] | {"stride_px": 32, "tile_px": 256, "margin_px": 32, "weights": "fp32"},
     }
-    if kind == "unet_sharp":
+    if kind == "semantic":
         kinds = recipe["classes"]
         recipe["classes"] = kinds | {
             "names": kinds["names"][:3],
@@ -162,7 +166,7 @@ def test_becomes_a_bundle_that_says_what_the_network_does(kind, tmp_path):
     maps = create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32").run(tile)
     with torch.no_grad():
         heads = network.eval()(torch.from_numpy(tile).permute(0, 3, 1, 2).float() / 255)
-    if kind == "unet_sharp":
+    if kind == "semantic":
         chance = torch.softmax(heads["semantic"], dim=1)
         expected = 255 * (1 - chance[:, 0])
         inner = 255 * chance[:, 1:] / chance[:, 1:].sum(1, keepdim=True)
@@ -171,3 +175,10 @@ def test_becomes_a_bundle_that_says_what_the_network_does(kind, tmp_path):
         assert set(maps) == {"nucleus"}
         expected = 255 * torch.sigmoid(heads["nucleus"][:, 0])
     assert np.abs(maps["nucleus"][..., 0] - expected.numpy()).max() <= 1.01
+
+
+def test_networks_for_normalised_stains_do_not_become_bundles(tmp_path):
+    recipe = load_recipe("consep-unet-sharp").table
+    save_file({}, tmp_path / "weights.safetensors", {"recipe": json.dumps(recipe)})
+    with pytest.raises(ExportError, match=r"consep-unet-sharp: learned from stain-normalised images"):
+        export_run(tmp_path, tmp_path / "bundle")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 import torch
 
 from nucfast.errors import DatasetError
-from nucfast.ops import split_instances
+from nucfast.ops import normalize_stain, split_instances
 from nucfast.testing import synthetic_slide
 from nucfast_export.run import export_run
 from nucfast_training import train as train_module
@@ -326,10 +327,14 @@ def test_bad_sets_are_named(data, tmp_path):
             read(with_changes(), broken(change), tmp_path)
 
 
-def test_stain_normalisation_is_refused_until_it_exists(data, tmp_path):
-    recipe = binary(patches={"normalise": "macenko"})
-    with pytest.raises(RecipeError, match=r"patches.normalise"):
-        train(recipe, data=data, out=tmp_path, device="cpu")
+def test_stain_normalisation_is_that_of_the_library(data, tmp_path):
+    recipe = with_changes(patches={"sampling": "crops", "normalise": "macenko"})
+    sets = read(recipe, data, tmp_path)
+    (sample,) = sets[0]
+    white = replace(sample, image=np.full_like(sample.image, 255))
+    found = [planes["image"] for planes in Patches([[sample, white]], recipe).fixed(0)]
+    assert_array_equal(found[0], normalize_stain(sample.image)[:64, :64])
+    assert (found[-1] == 255).all()  # nothing to normalise
 
 
 def test_smoke_runs_a_sweep_and_an_ensemble_on_synthetic_sets(tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.nuclei import NucleusClass
-from nucfast_export.export import ExportReport, export_bundle
+from nucfast_export.export import ExportError, ExportReport, export_bundle
 from nucfast_export.semantic import NucleusAndClass
 from nucfast_training.networks import build_network
 
@@ -106,6 +106,11 @@ def export_run(
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     recipe = recipe or json.loads(metadata["recipe"])
+    if recipe["patches"].get("normalise"):
+        raise ExportError(
+            f"{recipe['name']}: learned from stain-normalised images, which `nucfast infer` does not make: "
+            "train it with patches.normalise empty"
+        )
     network = build_network(recipe)
     network.load_state_dict(load_file(path))
     if "semantic" in recipe["loss"]:

@@ -7,14 +7,15 @@ that goes on draws those that it would have drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nucfast.ops import normalize_stain
 from nucfast_training.augmentation import Planes, augment, jitter
 from nucfast_training.data import Sample
-from nucfast_training.errors import RecipeError
 from nucfast_training.recipe import Recipe
 from nucfast_training.targets import TARGETS
 
@@ -32,7 +33,7 @@ class Patches:
 
     def __init__(self, sets: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
         if recipe.patches.normalise:
-            raise RecipeError("patches.normalise: stain normalisation is not in this release; leave it empty")
+            sets = [[_normalised(sample) for sample in group] for group in sets]
         self.sets, self.recipe = sets, recipe
         self.windows = [window for group in sets for sample in group for window in self._windows(sample)]
         weights = np.array([entry.weight for entry in recipe.sets])
@@ -120,6 +121,13 @@ class Patches:
         return np.asarray(
             cv2.warpAffine(plane, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         )
+
+
+def _normalised(sample: Sample) -> Sample:
+    try:
+        return replace(sample, image=normalize_stain(sample.image))
+    except ValueError:  # white, or of one colour: there are no two stains to normalise
+        return sample
 
 
 def _window(left: float, top: float, step_x: float, step_y: float) -> Matrix:

@@ -36,7 +36,8 @@ class PatchSettings:
             of crops, each once per epoch; "whole": every image resized to ``size_px``.
         zoom: random patches are scaled by exp(u), u uniform within plus and minus this.
         stain: strength of ``augmentation.jitter``; 1 is the range seen between laboratories.
-        normalise: "macenko" or nothing.
+        normalise: "macenko" (``nucfast.ops.normalize_stain`` of each image; one without two stains stays as
+            it is) or nothing.
     """
 
     size_px: int
