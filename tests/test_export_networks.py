@@ -16,11 +16,9 @@ from nucfast_export.export import _to_onnx  # noqa: E402
 from nucfast_export.graph import fuse_rounding  # noqa: E402
 from nucfast_export.torch_engine import TorchEngine  # noqa: E402
 from nucfast_export.wrapper import ExportNetwork  # noqa: E402
-from nucfast_training.networks import NETWORKS  # noqa: E402
+from nucfast_training.networks import NETWORKS, build_network  # noqa: E402
+from small_networks import SMALL  # noqa: E402
 from tiny_model import tiny_spec  # noqa: E402
-
-# Small networks of the same structure; a network that is not named here is made as it is.
-SMALL = {"fast_unet": {"widths": (8, 8, 16, 16), "head_width": 16}}
 
 
 class Probabilities(torch.nn.Module):
@@ -38,7 +36,7 @@ class Probabilities(torch.nn.Module):
 
 def network_and_spec(name):
     torch.manual_seed(0)
-    network = NETWORKS[name](**SMALL.get(name, {})).eval()
+    network = build_network({"network": SMALL[name]}).eval()
     side = 2 * network.stride_px
     with torch.no_grad():
         heads = network(torch.zeros(1, 3, side, side))
