@@ -114,8 +114,9 @@ def test_another_decoder_is_another_result(slide, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(bundle.path, copy)
     assert infer(slide, tmp_path / "out", model=str(copy), formats=("csv",)).exit_code == 0
-    text = (copy / "bundle.json").read_text()
-    (copy / "bundle.json").write_text(text.replace('"min_area_um2": 3.5', '"min_area_um2": 30.0'))
+    content = json.loads((copy / "bundle.json").read_text())
+    content["decoder"]["min_area_um2"] = 30.0
+    (copy / "bundle.json").write_text(json.dumps(content))
     changed = infer(slide, tmp_path / "out", model=str(copy), formats=("csv",))
     assert changed.exit_code == 1
     assert "--overwrite" in changed.slides[0].error
