@@ -48,12 +48,15 @@ def _write_manifest(folder: Path, entry: SetSettings, recipe: Recipe) -> None:
     for name in ("images", "labels", "types"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     raw = [0, *(int(key) for key in (recipe.classes.raw if recipe.classes else {"1": 1}))]
-    with (folder / "manifest.csv").open("w", newline="") as file:
+    manifest = folder / "manifest.csv"  # a recipe may name a set more than once, by modality
+    begun = manifest.exists()
+    with manifest.open("a", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "split", "image", "modality", "mpp"])
+        if not begun:
+            writer.writerow(["id", "split", "image", "modality", "mpp"])
         for split in ("train", "val"):
             for i in range(IMAGES):
-                name = f"{split}_{i}"
+                name = f"{split}_{entry.modality}{i}"
                 made = synthetic_slide(160, 144, nuclei_per_mm2=5000, seed=i + 2 * (split == "val"))
                 writer.writerow([name, split, f"images/{name}.png", entry.modality, made.mpp])
                 Image.fromarray(made.image).save(folder / "images" / f"{name}.png")

@@ -43,9 +43,8 @@ struct Rings {
     std::vector<float> points;          // (P, 2) x, y: exact, they are multiples of 1/2 below 2^23
 };
 
-// Rings are ordered by label, those of one label by their first pixel in raster order, whatever
-// `threads` is. Throws
-// std::invalid_argument at a negative label or a side beyond 2^23 px.
+// Rings are ordered by label, those of one label by their first pixel in raster order, whatever `threads` is.
+// Throws std::invalid_argument at a negative label or a side beyond 2^23 px.
 Rings contours(Plane<const Label> labels, RingStyle style, int threads);
 
 }  // namespace nucfast

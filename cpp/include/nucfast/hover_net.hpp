@@ -11,8 +11,7 @@
 //   3. Markers: blob pixels of edge strength below a threshold, their holes filled, opened by a disc of 5 px,
 //      without 4-connected parts below `min_px` pixels.
 //   4. Energy: edge strength inside blobs, smoothed by (1 2 1) / 4 both ways, in 256 levels. Markers are
-//   grown
-//      over it by `watershed` inside the blobs. (The authors flood in floating point.)
+//      grown over it by `watershed` inside the blobs. (The authors flood in floating point.)
 //
 // All steps but the last are separable filters and operations on runs or bytes, linear in pixels, and single
 // precision is enough for them.

@@ -9,10 +9,9 @@
 //      their two summits rises less than `min_rise` above the saddle. What remains is one group per summit
 //      whose dynamics is at least `min_rise`: the way to any higher summit first loses that much height
 //      (Grimaud: A new measure of contrast: the dynamics, 1992).
-//   3. Climbing uses corners, saddles do not: a ridge one pixel wide that runs diagonally is one summit, but
-//   a
-//      valley one pixel wide that runs diagonally still separates. Pixels that hang on to their nucleus by a
-//      corner only are then dropped: of each group its largest 4-connected part is kept.
+//   3. Climbing uses corners, saddles do not: a ridge one pixel wide that runs diagonally is one summit,
+//      while a valley one pixel wide that runs diagonally still separates. Pixels that hang on to their
+//      nucleus by a corner only are then dropped: of each group its largest 4-connected part is kept.
 //
 // The result is local, unlike that of a flooding queue. Step 1 sees neighbours only. In step 2 a basin's fate
 // is found by walking from it over the highest saddle at hand, through basins lower than itself and over
