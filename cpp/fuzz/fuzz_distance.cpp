@@ -1,5 +1,6 @@
-#include "cmath"
 #include "nucfast/distance.hpp"
+
+#include <cmath>
 
 #include "input.hpp"
 

@@ -1,5 +1,6 @@
-#include "memory"
 #include "nucfast/split.hpp"
+
+#include <memory>
 
 #include "input.hpp"
 

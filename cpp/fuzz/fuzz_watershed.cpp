@@ -1,5 +1,6 @@
-#include "memory"
 #include "nucfast/watershed.hpp"
+
+#include <memory>
 
 #include "input.hpp"
 

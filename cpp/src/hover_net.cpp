@@ -56,6 +56,16 @@ struct Range {
 
 constexpr std::ptrdiff_t kLanes = 16;
 
+// Both taps in turn, for values that are interleaved.
+constexpr std::array<std::array<float, kLanes>, kTaps> make_alternating() {
+    std::array<std::array<float, kLanes>, kTaps> taps = {};
+    for (int k = 0; k < kTaps; ++k) {
+        for (int lane = 0; lane < kLanes; ++lane) taps[k][lane] = lane % 2 == 0 ? kSmooth[k] : kDerive[k];
+    }
+    return taps;
+}
+constexpr auto kAlternating = make_alternating();
+
 // Filters down the columns of interleaved horizontal and vertical values: the former are smoothed, the latter
 // differentiated. `count` floats per row.
 NUCFAST_INLINE void filter_columns_body(const float* const* rows, std::ptrdiff_t count, float* out) {
@@ -64,15 +74,14 @@ NUCFAST_INLINE void filter_columns_body(const float* const* rows, std::ptrdiff_t
         float sum[kLanes] = {};
         for (int k = 0; k < kTaps; ++k) {
             const float* row = rows[k] + i;
-            for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane) {
-                sum[lane] += row[lane] * (lane % 2 == 0 ? kSmooth[k] : kDerive[k]);
-            }
+            const float* taps = kAlternating[k].data();
+            for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane) sum[lane] += row[lane] * taps[lane];
         }
         for (std::ptrdiff_t lane = 0; lane < kLanes; ++lane) out[i + lane] = sum[lane];
     }
     for (; i < count; ++i) {
         float sum = 0;
-        for (int k = 0; k < kTaps; ++k) sum += rows[k][i] * (i % 2 == 0 ? kSmooth[k] : kDerive[k]);
+        for (int k = 0; k < kTaps; ++k) sum += rows[k][i] * kAlternating[k][i % 2];
         out[i] = sum;
     }
 }
@@ -179,30 +188,35 @@ void fill_holes(Mask mask, Mask scratch, int threads) {
     paint(parts, hole, 1, mask);
 }
 
-// The disc: rows of 1, 5, 5, 5 and 1 pixels. Erodes if `erode`, else dilates; beyond the border nothing
-// counts.
+// Dilation, with `flip` 1 erosion, by the disc of rows of 1, 5, 5, 5 and 1 pixels, in two steps: `column` is
+// any of three rows, `out` any of five of those and of the outer two rows. Plain pointers and values, so that
+// compilers see that nothing changes on the way.
+void any_of_three(const std::uint8_t* above, const std::uint8_t* here, const std::uint8_t* below,
+                  std::uint8_t flip, std::ptrdiff_t cols, std::uint8_t* column) {
+    for (std::ptrdiff_t c = 0; c < cols; ++c) {
+        column[c] = static_cast<std::uint8_t>((above[c] ^ flip) | (here[c] ^ flip) | (below[c] ^ flip));
+    }
+}
+
+void any_of_disc(const std::uint8_t* column, const std::uint8_t* top, const std::uint8_t* bottom,
+                 std::uint8_t flip, std::ptrdiff_t cols, std::uint8_t* out) {
+    for (std::ptrdiff_t c = 0; c < cols; ++c) {
+        const auto any = column[c - 2] | column[c - 1] | column[c] | column[c + 1] | column[c + 2] |
+                         (top[c] ^ flip) | (bottom[c] ^ flip);
+        out[c] = static_cast<std::uint8_t>(any ^ flip);
+    }
+}
+
+// Erodes by the disc if `erode`, else dilates; beyond the border nothing counts.
 void with_disc(Plane<const std::uint8_t> in, bool erode, int threads, Mask out) {
-    const std::ptrdiff_t cols = in.cols;
     const auto flip = static_cast<std::uint8_t>(erode ? 1 : 0);  // eroding is dilating the rest
     parallel_for(in.rows, threads, [&](std::ptrdiff_t first, std::ptrdiff_t last, int) {
-        std::vector<std::uint8_t> padded(static_cast<std::size_t>(cols) + 4, 0);
-        std::uint8_t* const column = padded.data() + 2;  // any of three rows
+        std::vector<std::uint8_t> padded(static_cast<std::size_t>(in.cols) + 4, 0);
+        std::uint8_t* const column = padded.data() + 2;
         for (std::ptrdiff_t r = first; r < last; ++r) {
             const auto row = [&](std::ptrdiff_t i) { return i >= 0 && i < in.rows ? in.row(i) : in.row(r); };
-            const std::uint8_t* const here = in.row(r);
-            const std::uint8_t* const above = row(r - 1);
-            const std::uint8_t* const below = row(r + 1);
-            for (std::ptrdiff_t c = 0; c < cols; ++c) {
-                column[c] = (here[c] ^ flip) | (above[c] ^ flip) | (below[c] ^ flip);
-            }
-            const std::uint8_t* const top = row(r - 2);
-            const std::uint8_t* const bottom = row(r + 2);
-            std::uint8_t* const result = out.row(r);
-            for (std::ptrdiff_t c = 0; c < cols; ++c) {
-                const auto any = column[c - 2] | column[c - 1] | column[c] | column[c + 1] | column[c + 2] |
-                                 (top[c] ^ flip) | (bottom[c] ^ flip);
-                result[c] = static_cast<std::uint8_t>(any ^ flip);
-            }
+            any_of_three(row(r - 1), in.row(r), row(r + 1), flip, in.cols, column);
+            any_of_disc(column, row(r - 2), row(r + 2), flip, in.cols, out.row(r));
         }
     });
 }
