@@ -69,8 +69,8 @@ class Peer:
     differs: str = ""
 
     @property
-    def library(self) -> Library:
-        """The library behind it."""
+    def behind(self) -> Library:
+        """The library that computes it."""
         return next(library for name, library in LIBRARIES.items() if self.name.startswith(name))
 
 
@@ -170,13 +170,13 @@ def compare(
         bars: ratios to reach.
         seconds: time per contestant after which it has been measured enough; at least three rounds.
     """
-    left_out = [peer.name for peer in peers if not installed(peer.library)]
+    left_out = [peer.name for peer in peers if not installed(peer.behind)]
     peers = [peer for peer in peers if peer.name not in left_out]
     contestants = [_Contestant(NUCFAST, threads, nucfast) for threads in THREADS]
     expected = copy.deepcopy(contestants[0].measure())
     assert_same(contestants[1].measure(), expected)
     for peer in peers:
-        for threads in THREADS if peer.library.threaded else THREADS[:1]:
+        for threads in THREADS if peer.behind.threaded else THREADS[:1]:
             contestants.append(_Contestant(peer.name, threads, peer.run))
             peer.agrees(expected, contestants[-1].measure())
     del expected

@@ -37,10 +37,10 @@ def kernels(
     return {
         "components": lambda threads: ops.label(mask, out=numbers, threads=threads),
         "distance transform": lambda threads: ops.distance_transform(mask, out=distance, threads=threads),
-        "splitting": lambda threads: ops.split_instances(height, mask, min_rise=30),
+        "splitting (one thread)": lambda threads: ops.split_instances(height, mask, min_rise=30),
         "overlaps": lambda threads: ops.overlaps(labels, pred, threads=threads),
         "rings": lambda threads: ops.contours(labels, threads=threads),
-        "properties": lambda threads: ops.region_properties(labels),
+        "properties (one thread)": lambda threads: ops.region_properties(labels),
         "tiles": lambda threads: ops.tile(image, origins, size_px=size_px, out=batch, threads=threads),
         "stain normalisation": lambda threads: ops.normalize_stain(image, out=painted, threads=threads),
     }
