@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +43,22 @@ def make_data(recipe: Recipe, root: Path) -> None:
         elif entry.layout == "annotations":
             _write_annotations(folder)
         else:
-            _write_manifest(folder, entry, recipe)
+            modalities = [other.modality for other in recipe.sets if other.name == entry.name]
+            _write_manifest(folder, modalities, recipe)
 
 
-def _write_manifest(folder: Path, entry: SetSettings, recipe: Recipe) -> None:
+def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe) -> None:
     for name in ("images", "labels", "types"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     raw = [0, *(int(key) for key in (recipe.classes.raw if recipe.classes else {"1": 1}))]
-    manifest = folder / "manifest.csv"  # a recipe may name a set more than once, by modality
-    begun = manifest.exists()
-    with manifest.open("a", newline="") as file:
+    with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        if not begun:
-            writer.writerow(["id", "split", "image", "modality", "mpp"])
-        for split in ("train", "val"):
+        writer.writerow(["id", "split", "image", "modality", "mpp"])
+        for split, modality in product(("train", "val"), modalities):
             for i in range(IMAGES):
-                name = f"{split}_{entry.modality}{i}"
+                name = f"{split}_{modality}{i}"
                 made = synthetic_slide(160, 144, nuclei_per_mm2=5000, seed=i + 2 * (split == "val"))
-                writer.writerow([name, split, f"images/{name}.png", entry.modality, made.mpp])
+                writer.writerow([name, split, f"images/{name}.png", modality, made.mpp])
                 Image.fromarray(made.image).save(folder / "images" / f"{name}.png")
                 Image.fromarray(made.labels.astype(np.uint16)).save(folder / "labels" / f"{name}.png")
                 kinds = np.array(raw, np.uint8)[1 + made.labels % (len(raw) - 1)] * (made.labels > 0)
