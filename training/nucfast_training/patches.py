@@ -34,8 +34,9 @@ class Patches:
     def __init__(self, sets: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
         if recipe.patches.normalise:
             sets = [[_normalised(sample) for sample in group] for group in sets]
-        self.sets, self.recipe = sets, recipe
-        self.windows = [window for group in sets for sample in group for window in self._windows(sample)]
+        self.recipe = recipe
+        self.sets = [[self._averaged(sample) for sample in group] for group in sets]
+        self.windows = [window for group in self.sets for sample in group for window in self._windows(sample)]
         weights = np.array([entry.weight for entry in recipe.sets])
         self._shares = weights / weights.sum()
 
@@ -89,6 +90,14 @@ class Patches:
         middle = (self.recipe.patches.size_px - 1) / 2.0
         return sample, np.column_stack([turn, centre - turn @ np.array([middle, middle])])
 
+    def _averaged(self, sample: Sample) -> Sample:
+        # Sampling every `step` pixels aliases unless what lies between is averaged first; once for all zooms.
+        step = self.recipe.mpp / sample.mpp
+        if self.recipe.patches.sampling == "whole":
+            step = min(sample.labels.shape) / self.recipe.patches.size_px
+        box = max(1, round(step))
+        return replace(sample, image=cv2.blur(sample.image, (box, box))) if box > 1 else sample
+
     def _windows(self, sample: Sample) -> list[tuple[Sample, Matrix]]:
         size = self.recipe.patches.size_px
         height, width = sample.labels.shape
@@ -103,11 +112,7 @@ class Patches:
         return [(sample, _window(left, top, step, step)) for top in corners[0] for left in corners[1]]
 
     def _cut(self, sample: Sample, matrix: Matrix, *, labels: bool = False) -> Planes:
-        # Sampling every `step` pixels aliases unless what lies between is averaged first.
-        step = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-        box = max(1, round(step))
-        image = cv2.blur(sample.image, (box, box)) if box > 1 else sample.image
-        planes: Planes = {"image": self._warp(image, matrix, cv2.INTER_LINEAR)}
+        planes: Planes = {"image": self._warp(sample.image, matrix, cv2.INTER_LINEAR)}
         for head, plane in sample.targets.items():
             mode = cv2.INTER_LINEAR if TARGETS[head].binary else cv2.INTER_NEAREST
             planes[head] = self._warp(plane, matrix, mode)

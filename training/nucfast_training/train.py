@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -459,18 +459,25 @@ class _Run:
 
 @contextmanager
 def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Iterator[Batch]]:
-    """Endless batches from number ``first`` on, drawn ahead of the training by threads."""
-    # On a CPU the network needs the cores itself.
-    threads = max(1, available_cpus() - 2) if device.type == "cuda" else 1
+    """Endless batches from number ``first`` on.
+
+    For a GPU they are drawn ahead by threads. On a CPU threads beside those of the network would only make these
+    wait for each other, so drawing and learning take turns, each on all cores.
+    """
+    beside = device.type == "cuda"
+    threads = max(1, available_cpus() - 2) if beside else available_cpus()
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Batch]] = deque()
 
     def draw() -> Iterator[Batch]:
         number = first
         while True:
-            while len(waiting) < 2 * threads + 2:
-                waiting.append(pool.submit(patches.batch, number))
-                number += 1
+            if beside or not waiting:
+                while len(waiting) < (2 * threads + 2 if beside else threads):
+                    waiting.append(pool.submit(patches.batch, number))
+                    number += 1
+                if not beside:
+                    wait(waiting)
             yield waiting.popleft().result()
 
     try:

@@ -40,44 +40,55 @@ class Residual(nn.Module):
         return torch.relu(x + self.body(x))
 
 
+def level(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
+    """Halve the resolution, then residual blocks."""
+    return nn.Sequential(conv(channels_in, channels_out, stride=2), *(Residual(channels_out) for _ in range(blocks)))
+
+
 class FastUNet(nn.Module):
     """Residual U-Net from half resolution down, with maps at full resolution.
 
     Args:
         widths: channels at 1/2, 1/4, 1/8 and 1/16 of the input's resolution.
-        head_width: channels of the last feature map, from which all heads are read.
+        blocks: residual blocks of the encoder at 1/4, 1/8 and 1/16.
+        head_width: channels from which the maps are read.
         classes: classes of nuclei; 0 leaves the class head out.
 
     ``forward`` takes (N, 3, H, W), H and W multiples of 16, values in 0..1, and returns logits:
-    ``nucleus`` and ``distance`` (N, 1, H, W), ``class`` (N, classes, H/2, W/2).
+    ``nucleus`` and ``distance`` (N, 1, H, W), ``class`` (N, classes, H/4, W/4).
     """
 
     stride_px = 16
     outer = ("maps", "kinds")
 
     def __init__(
-        self, *, widths: Sequence[int] = (32, 64, 128, 192), head_width: int = 48, classes: int = 4
+        self,
+        *,
+        widths: Sequence[int] = (16, 48, 96, 192),
+        blocks: Sequence[int] = (1, 1, 1),
+        head_width: int = 32,
+        classes: int = 4,
     ) -> None:
         super().__init__()
         w2, w4, w8, w16 = widths
-        self.encode2 = nn.Sequential(conv(3, w2, stride=2), conv(w2, w2))
-        self.encode4 = nn.Sequential(conv(w2, w4, stride=2), Residual(w4))
-        self.encode8 = nn.Sequential(conv(w4, w8, stride=2), Residual(w8))
-        self.encode16 = nn.Sequential(conv(w8, w16, stride=2), Residual(w16))
+        self.encode2 = conv(3, w2, stride=2)
+        self.encode4 = level(w2, w4, blocks[0])
+        self.encode8 = level(w4, w8, blocks[1])
+        self.encode16 = level(w8, w16, blocks[2])
         self.lift8 = nn.Conv2d(w16, w8, 1)
         self.lift4 = nn.Conv2d(w8, w4, 1)
         self.lift2 = nn.Conv2d(w4, w2, 1)
         self.decode8 = conv(w8, w8)
         self.decode4 = conv(w4, w4)
-        self.decode2 = nn.Sequential(conv(w2, w2), conv(w2, head_width))
+        self.decode2 = conv(w2, head_width)
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.maps = nn.Conv2d(head_width, 2 * 4, 1)
         self.to_pixels = nn.PixelShuffle(2)
-        self.kinds = nn.Conv2d(head_width, classes, 1) if classes else None
+        self.kinds = nn.Conv2d(w4, classes, 1) if classes else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits by head; see the class."""
-        x2 = self.encode2(x - 0.5)
+        x2 = self.encode2(x)
         x4 = self.encode4(x2)
         x8 = self.encode8(x4)
         x16 = self.encode16(x8)
@@ -88,5 +99,5 @@ class FastUNet(nn.Module):
         maps = self.to_pixels(self.maps(y2))
         heads = {"nucleus": maps[:, 0:1], "distance": maps[:, 1:2]}
         if self.kinds is not None:
-            heads["class"] = self.kinds(y2)
+            heads["class"] = self.kinds(y4)
         return heads
