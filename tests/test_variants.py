@@ -13,6 +13,7 @@ from nucfast.engine import Variant, create_engine, load_bundle, write_bundle
 from nucfast.engine import create as create_module
 from nucfast.engine.openvino_engine import cpu_has_bf16
 from nucfast.errors import BundleError, EngineError, MissingExtraError, NucfastError
+from small_networks import SMALL
 from tiny_model import tiny_onnx, tiny_spec, write_tiny
 
 pytest.importorskip("torch", reason="exporting needs PyTorch")
@@ -22,9 +23,12 @@ import onnx
 from onnx import TensorProto
 
 from nucfast_export import ExportError, variants
+from nucfast_export.export import _to_onnx
 from nucfast_export.graph import fuse_rounding, plain_outputs
 from nucfast_export.quantize import quantize
 from nucfast_export.variants import add_variant, half
+from nucfast_export.wrapper import ExportNetwork
+from nucfast_training.networks import build_network
 
 
 def noise(shape, seed=0):
@@ -190,7 +194,7 @@ def test_damaged_variant(with_int8, tmp_path):
 
 
 def test_bytes_before_pixels():
-    """The sigmoid moves before the shuffle only where that fills vectors; values stay the same."""
+    """The sigmoid moves before the shuffle; values stay the same."""
     import onnxruntime
 
     plain = onnx.load_from_string(tiny_onnx())
@@ -206,6 +210,32 @@ def test_bytes_before_pixels():
     for maps in others:
         for value, wanted in zip(maps, expected, strict=True):
             assert np.abs(value.astype(int) - wanted).max() <= 1
+
+
+def test_shuffle_fills_vectors():
+    """Pixels come out of 16 channels of bytes, 8 of which are zeros in the convolution."""
+    import onnxruntime
+
+    network = build_network({"network": SMALL["fast_unet"]}).eval()
+    wrapper = ExportNetwork(network, ["nucleus", "distance"], mean=(0, 0, 0), std=(1, 1, 1))
+    plain, _, _ = _to_onnx(wrapper, tiny_spec(stride_px=16), "torchscript")
+    fused = onnx.ModelProto()
+    fused.CopyFrom(plain)
+    fuse_rounding(fused)
+    maker = {name: node for node in fused.graph.node for name in node.output}
+    shuffles = [node for node in fused.graph.node if node.op_type == "DepthToSpace"]
+    assert len(shuffles) == 2
+    for shuffle in shuffles:
+        cut = maker[shuffle.input[0]]
+        assert cut.op_type == "Slice"
+        assert maker[cut.input[0]].op_type == "QuantizeLinear"
+    tiles = noise((1, 32, 48, 3))
+    expected, found = (
+        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"image": tiles})
+        for model in (plain, fused)
+    )
+    for value, wanted in zip(found, expected, strict=True):
+        assert np.abs(value.astype(int) - wanted).max() <= 1
 
 
 def test_command(bundle, data, tmp_path):

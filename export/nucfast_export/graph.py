@@ -66,7 +66,8 @@ def fuse_rounding(model: onnx.ModelProto) -> None:
     """Write ``round(255 * probability)`` as one QuantizeLinear, in place.
 
     The runtimes fuse it into what comes before, and everything behind it moves bytes instead of floats. Where
-    pixels are shuffled out of a multiple of 16 channels, the sigmoid comes before the shuffle.
+    pixels are shuffled out of a convolution's channels, the sigmoid comes before the shuffle, and the channels are
+    filled up with zeros.
     """
     graph = _Graph(model)
     for node in list(model.graph.node):
@@ -107,9 +108,8 @@ def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
     attributes = {item.name: helper.get_attribute_value(item) for item in shuffle.attribute}
     block = attributes["blocksize"] ** 2
     conv = graph.maker.get(shuffle.input[0])
-    channels = _conv_channels(graph, conv)
     slices = graph.users[shuffle.output[0]]
-    if channels is None or channels % VECTOR_CHANNELS or attributes.get("mode") != b"CRD":
+    if conv is None or not _can_grow(graph, conv) or attributes.get("mode") != b"CRD":
         return
     parts = []
     for part in slices:
@@ -119,6 +119,7 @@ def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
         if span is None or sigmoid is None or levels is None:
             return
         parts.append((part, span, sigmoid, levels))
+    _fill_vectors(graph, conv)
     stem = shuffle.input[0]
     new = [
         helper.make_node("Sigmoid", [stem], [f"{stem}.sigmoid"], name=f"{stem}.sigmoid"),
@@ -136,11 +137,24 @@ def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
     graph.replace([shuffle, *(node for part, _, s, levels in parts for node in (part, s, levels))], new)
 
 
-def _conv_channels(graph: _Graph, conv: NodeProto | None) -> int | None:
-    if conv is None or conv.op_type != "Conv" or len(graph.users[conv.output[0]]) != 1:
-        return None
-    weight = graph.constants.get(conv.input[1])
-    return None if weight is None else int(weight.shape[0])
+def _can_grow(graph: _Graph, conv: NodeProto) -> bool:
+    """Whether nobody else uses the convolution's output, weights or bias."""
+    parameters = list(conv.input[1:])
+    return (
+        conv.op_type == "Conv"
+        and len(graph.users[conv.output[0]]) == 1
+        and all(name in graph.constants and len(graph.users[name]) == 1 for name in parameters)
+    )
+
+
+def _fill_vectors(graph: _Graph, conv: NodeProto) -> None:
+    """Add channels of zeros, up to a multiple of what the runtimes compute at once."""
+    for tensor in graph.graph.initializer:
+        if tensor.name in conv.input[1:]:
+            value = numpy_helper.to_array(tensor)
+            extra = np.zeros((-len(value) % VECTOR_CHANNELS, *value.shape[1:]), value.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(np.concatenate([value, extra]), tensor.name))
+    graph.index()
 
 
 def _channel_slice(graph: _Graph, node: NodeProto) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from torch import nn
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.nuclei import NucleusClass
 from nucfast_export.export import ExportError, ExportReport, export_bundle
+from nucfast_export.flips import FlipMean
 from nucfast_export.semantic import NucleusAndClass
 from nucfast_training.networks import build_network
 
@@ -115,6 +116,8 @@ def export_run(
     network.load_state_dict(load_file(path))
     if "semantic" in recipe["loss"]:
         network = NucleusAndClass(network)
+    if recipe["bundle"].get("flips"):
+        network = FlipMean(network)
     bundle = bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
     return export_bundle(
         network.eval(),

@@ -76,6 +76,9 @@ def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
         if not isinstance(module, CONVOLUTIONS):
             continue
         weight, bias = stored.get(name, (None, None))
+        if isinstance(module, nn.Conv2d) and weight is not None and not weight[module.out_channels :].any():
+            # Channels of zeros, which the export adds to fill vectors.
+            weight, bias = weight[: module.out_channels], None if bias is None else bias[: module.out_channels]
         if weight is None or weight.shape != tuple(module.weight.shape):
             if name.startswith(getattr(network, "outer", ())):
                 new.append(name)
