@@ -22,9 +22,11 @@ from nucfast_training import train as train_module
 from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
 from nucfast_training.data import read_sets
 from nucfast_training.errors import RecipeError, TrainingError
+from nucfast_training.networks.fast_unet import FastUNet
 from nucfast_training.patches import Patches
 from nucfast_training.recipe import Recipe, merge
 from nucfast_training.run import run_recipe
+from nucfast_training.start import load_grown
 from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
 from nucfast_training.train import train
 
@@ -363,3 +365,26 @@ def test_an_ensemble_takes_its_members_from_their_runs(data, tmp_path):
             torch.testing.assert_close(both[f"members.{i}.{name}"], value)
     with pytest.raises(RecipeError, match=r"start.runs: expected 2, one per member, got 1"):
         train(binary(start={"runs": runs[:1]}, **tables), data=data, out=tmp_path / "one", device="cpu")
+
+
+def test_a_grown_network_starts_where_the_small_one_ended(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    small = FastUNet(widths=(4, 8, 8, 12), head_width=4)
+    for _ in range(3):
+        small(torch.rand(2, 3, 64, 64))  # batch normalisation sees something
+    save_file(small.state_dict(), tmp_path / "weights.safetensors")
+    large = FastUNet(widths=(8, 12, 16, 12), blocks=(1, 2, 3), head_width=12)
+    load_grown(large, tmp_path)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = large.eval()(image), small.eval()(image)
+    for name, logits in expected.items():
+        torch.testing.assert_close(found[name], logits)
+    # Copies of a channel go their own ways: what reads them differs.
+    assert not torch.equal(large.decode2[0].weight[:, :4], large.decode2[0].weight[:, 4:])
+    with pytest.raises(RecipeError, match=r"start.grow: .* is not of a smaller network of this kind"):
+        load_grown(FastUNet(widths=(4, 8, 8, 8)), tmp_path)
+    with pytest.raises(RecipeError, match=r"start.grow: .* cannot be read"):
+        load_grown(small, tmp_path / "none")

@@ -158,11 +158,13 @@ class StartSettings:
     Attributes:
         bundle: a bundle, by name or path: its network, resolution and classes are taken over as well.
         runs: folders of runs; several for an ensemble's members.
+        grow: folder of a run of a smaller network of the same kind, whose function is the start.
         encoder: safetensors or PyTorch file with timm's names, for networks with such an encoder.
     """
 
     bundle: str = ""
     runs: list[str] = field(default_factory=list)
+    grow: str = ""
     encoder: str = ""
 
 

@@ -17,6 +17,7 @@ from nucfast.engine import Bundle, load_bundle
 from nucfast.errors import require
 from nucfast_training.errors import RecipeError
 from nucfast_training.networks import Ensemble
+from nucfast_training.networks.fast_unet import Residual
 from nucfast_training.recipe import Recipe
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -35,6 +36,9 @@ def load_start(network: nn.Module, recipe: Recipe, say: Callable[[str], None]) -
     if start.runs:
         load_from_runs(network, [Path(run) for run in start.runs])
         say(f"weights of {', '.join(start.runs)}")
+    if start.grow:
+        load_grown(network, Path(start.grow))
+        say(f"weights of {start.grow}, whose network was grown to this one")
     if start.encoder:
         load_encoder(network, Path(start.encoder))
         say(f"encoder weights of {start.encoder}")
@@ -134,14 +138,63 @@ def load_from_runs(network: nn.Module, runs: list[Path]) -> None:
     if len(targets) != len(runs):
         raise RecipeError(f"start.runs: expected {len(targets)}, one per member, got {len(runs)}")
     for target, run in zip(targets, runs, strict=True):
-        path = run / "weights.safetensors"
         try:
-            target.load_state_dict(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise RecipeError(f"start.runs: {path} cannot be read ({error})") from error
+            target.load_state_dict(_weights(run, "start.runs"))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise RecipeError(f"start.runs: {path} holds another network ({reason})") from error
+            raise RecipeError(f"start.runs: {run} holds another network ({reason})") from error
+
+
+def load_grown(network: nn.Module, run: Path) -> None:
+    """Weights of a run of a narrower or shallower network of the same kind, so that both compute the same.
+
+    Channels are repeated, and what reads them is divided among the copies at random, so that these do not learn
+    the same (Net2Net: Chen, Goodfellow & Shlens, ICLR 2016). Residual blocks that the small network lacks
+    add nothing at first.
+
+    Raises:
+        RecipeError: the run holds a larger or another network.
+    """
+    small = _weights(run, "start.grow")
+    state = network.state_dict()
+    strange = [name for name in small if name not in state]
+    strange += [
+        name
+        for name, value in small.items()
+        if name in state
+        and (value.dim() != state[name].dim() or any(np.greater(value.shape, state[name].shape)))
+    ]
+    if strange:
+        raise RecipeError(f"start.grow: {run} is not of a smaller network of this kind, see {strange[0]!r}")
+    for name, value in state.items():
+        if name not in small:
+            continue
+        grown = small[name]
+        for axis in range(min(grown.dim(), 2)):
+            copy_of = torch.arange(value.shape[axis]) % grown.shape[axis]
+            grown = grown.index_select(axis, copy_of)
+            if axis == 1 and len(copy_of) > small[name].shape[1]:
+                grown = grown * _shares(value.shape[0], copy_of)[:, :, None, None]
+        state[name] = grown
+    network.load_state_dict(state)
+    for name, module in network.named_modules():
+        if isinstance(module, Residual) and f"{name}.body.2.weight" not in small:
+            nn.init.zeros_(module.body[2].weight)
+
+
+def _shares(outputs: int, copy_of: Tensor) -> Tensor:
+    """(outputs, inputs): random parts that sum to 1 over the copies of the same channel."""
+    parts = torch.rand(outputs, len(copy_of)) + 0.1
+    sums = torch.zeros(outputs, int(copy_of.max()) + 1).index_add_(1, copy_of, parts)
+    return parts / sums[:, copy_of]
+
+
+def _weights(run: Path, setting: str) -> dict[str, Tensor]:
+    path = run / "weights.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"{setting}: {path} cannot be read ({error})") from error
 
 
 def load_encoder(network: nn.Module, path: Path) -> None:
