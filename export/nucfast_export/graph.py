@@ -65,9 +65,9 @@ class _Graph:
 def fuse_rounding(model: onnx.ModelProto) -> None:
     """Write ``round(255 * probability)`` as one QuantizeLinear, in place.
 
-    The runtimes fuse it into what comes before, and everything behind it moves bytes instead of floats. Where
-    pixels are shuffled out of a convolution's channels, the sigmoid comes before the shuffle, and the channels are
-    filled up with zeros.
+    The runtimes fuse it into what comes before, and everything behind it moves bytes instead of floats.
+    Where pixels are shuffled out of the channels of a convolution, the sigmoid comes before the shuffle, and
+    the channels are filled up with zeros.
     """
     graph = _Graph(model)
     for node in list(model.graph.node):

@@ -82,7 +82,10 @@ def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
         weight, bias = stored.get(name, (None, None))
         if isinstance(module, nn.Conv2d) and weight is not None and not weight[module.out_channels :].any():
             # Channels of zeros, which the export adds to fill vectors.
-            weight, bias = weight[: module.out_channels], None if bias is None else bias[: module.out_channels]
+            weight, bias = (
+                weight[: module.out_channels],
+                None if bias is None else bias[: module.out_channels],
+            )
         if weight is None or weight.shape != tuple(module.weight.shape):
             if name.startswith(getattr(network, "outer", ())):
                 new.append(name)
@@ -148,9 +151,9 @@ def load_from_runs(network: nn.Module, runs: list[Path]) -> None:
 def load_grown(network: nn.Module, run: Path) -> None:
     """Weights of a run of a narrower or shallower network of the same kind, so that both compute the same.
 
-    Channels are repeated, and what reads them is divided among the copies at random, so that these do not learn
-    the same (Net2Net: Chen, Goodfellow & Shlens, ICLR 2016). Residual blocks that the small network lacks
-    add nothing at first.
+    Channels are repeated, and what reads them is divided among the copies at random, so that these do not
+    learn the same (Net2Net: Chen, Goodfellow & Shlens, ICLR 2016). Residual blocks that the small network
+    lacks add nothing at first.
 
     Raises:
         RecipeError: the run holds a larger or another network.

@@ -461,8 +461,8 @@ class _Run:
 def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Iterator[Batch]]:
     """Endless batches from number ``first`` on.
 
-    For a GPU they are drawn ahead by threads. On a CPU threads beside those of the network would only make these
-    wait for each other, so drawing and learning take turns, each on all cores.
+    For a GPU they are drawn ahead by threads. On a CPU threads beside those of the network would only make
+    these wait for each other, so drawing and learning take turns, each on all cores.
     """
     beside = device.type == "cuda"
     threads = max(1, available_cpus() - 2) if beside else available_cpus()

@@ -40,9 +40,11 @@ class Residual(nn.Module):
         return torch.relu(x + self.body(x))
 
 
-def level(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
-    """Halve the resolution, then residual blocks."""
-    return nn.Sequential(conv(channels_in, channels_out, stride=2), *(Residual(channels_out) for _ in range(blocks)))
+def stage(channels_in: int, channels_out: int, blocks: int, *, stride: int = 1) -> nn.Sequential:
+    """A convolution, then residual blocks."""
+    return nn.Sequential(
+        *conv(channels_in, channels_out, stride=stride), *(Residual(channels_out) for _ in range(blocks))
+    )
 
 
 class FastUNet(nn.Module):
@@ -51,6 +53,7 @@ class FastUNet(nn.Module):
     Args:
         widths: channels at 1/2, 1/4, 1/8 and 1/16 of the input's resolution.
         blocks: residual blocks of the encoder at 1/4, 1/8 and 1/16.
+        decoder_blocks: those of the decoder at 1/8, 1/4 and 1/2.
         head_width: channels from which the maps are read.
         classes: classes of nuclei; 0 leaves the class head out.
 
@@ -66,21 +69,22 @@ class FastUNet(nn.Module):
         *,
         widths: Sequence[int] = (16, 48, 96, 192),
         blocks: Sequence[int] = (1, 1, 1),
+        decoder_blocks: Sequence[int] = (0, 0, 0),
         head_width: int = 32,
         classes: int = 4,
     ) -> None:
         super().__init__()
         w2, w4, w8, w16 = widths
         self.encode2 = conv(3, w2, stride=2)
-        self.encode4 = level(w2, w4, blocks[0])
-        self.encode8 = level(w4, w8, blocks[1])
-        self.encode16 = level(w8, w16, blocks[2])
+        self.encode4 = stage(w2, w4, blocks[0], stride=2)
+        self.encode8 = stage(w4, w8, blocks[1], stride=2)
+        self.encode16 = stage(w8, w16, blocks[2], stride=2)
         self.lift8 = nn.Conv2d(w16, w8, 1)
         self.lift4 = nn.Conv2d(w8, w4, 1)
         self.lift2 = nn.Conv2d(w4, w2, 1)
-        self.decode8 = conv(w8, w8)
-        self.decode4 = conv(w4, w4)
-        self.decode2 = conv(w2, head_width)
+        self.decode8 = stage(w8, w8, decoder_blocks[0])
+        self.decode4 = stage(w4, w4, decoder_blocks[1])
+        self.decode2 = stage(w2, head_width, decoder_blocks[2])
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.maps = nn.Conv2d(head_width, 2 * 4, 1)
         self.to_pixels = nn.PixelShuffle(2)
