@@ -375,7 +375,7 @@ def test_a_grown_network_starts_where_the_small_one_ended(tmp_path):
     for _ in range(3):
         small(torch.rand(2, 3, 64, 64))  # batch normalisation sees something
     save_file(small.state_dict(), tmp_path / "weights.safetensors")
-    large = FastUNet(widths=(8, 12, 16, 12), blocks=(1, 2, 3), head_width=12)
+    large = FastUNet(widths=(8, 12, 16, 12), blocks=(1, 2, 3), decoder_blocks=(0, 1, 1), head_width=12)
     load_grown(large, tmp_path)
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
