@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -79,7 +80,18 @@ def write_overlay(
         _draw_blocks(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
     _draw_legend(picture, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
     with AtomicFile(path) as file:
-        picture.save(file, "PNG", compress_level=1)
+        file.write(_png(picture))
+
+
+def _png(picture: Image.Image) -> bytes:
+    """A PNG file; looking for runs alone, with one filter, takes a third of Pillow's time for as many bytes."""
+    data: bytes = imagecodecs.png_encode(
+        np.asarray(picture),
+        level=1,
+        strategy=imagecodecs.PNG.STRATEGY.RLE,
+        filter=imagecodecs.PNG.FILTER.PAETH,
+    )
+    return data
 
 
 def _draw_blocks(picture: Image.Image, nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:

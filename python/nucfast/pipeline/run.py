@@ -205,6 +205,7 @@ class _Job:
     wanted: list[Region] = field(default_factory=list)
     area: Area | None = None
     seconds: float = 0.0
+    began: float = 0.0
 
     def advance(self) -> SlideReport | None:
         """Do all of the slide that no other process is doing.
@@ -213,7 +214,7 @@ class _Job:
             What became of the slide; None while others are at work on it.
         """
         failed = SlideReport(str(self.entry.path), "failed", str(self.folder))
-        started = time.perf_counter()
+        self.began = time.perf_counter()
         report: SlideReport | None
         try:
             report = self._advance()
@@ -223,7 +224,7 @@ class _Job:
             # Something nobody foresaw: the trace is for us, the line for the user; the other slides go on.
             logger.debug("unexpected error", exc_info=True)
             report = replace(failed, error=f"{self.entry.path}: {type(error).__name__}: {error}")
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - self.began
         if report is not None:
             if report.status != "skipped":
                 report = replace(report, seconds=round(self.seconds, 3))
@@ -445,7 +446,7 @@ class _Job:
             report,
             nuclei=sum(pending.counts.values()),
             counts=pending.counts,
-            seconds=round(self.seconds, 3),
+            seconds=round(self.seconds + time.perf_counter() - self.began, 3),
         )
         content = {
             "fingerprint": self.fingerprint,
