@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nucfast.engine import list_bundles
+from nucfast.slide import write_slide
+from nucfast.testing import synthetic_slide
 
 
 def run(*args, code=0):
@@ -37,7 +40,31 @@ def test_infer_prints_results_on_stdout_and_the_rest_on_stderr(tmp_path):
     assert "0 nuclei" in done.stdout
     assert "network" in done.stderr or "tissue" in done.stderr
     events = run("infer", tmp_path / "blank.png", "-o", tmp_path / "out2", "--mpp", "0.5", "--json").stdout
-    assert [json.loads(line)["event"] for line in events.splitlines()] == ["run", "slide", "done"]
+    assert [json.loads(line)["event"] for line in events.splitlines()] == ["run", "slide", "done", "end"]
+
+
+def test_events_tell_a_whole_run(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_slide(folder / "b.svs", synthetic_slide(500, 300, nuclei_per_mm2=4000, seed=5).image, mpp=0.5)
+    (folder / "a.svs").write_bytes(b"nothing")
+    options = ("--json", "--whole-slide", "--region-px=200")
+    lines = run("infer", folder, "-o", tmp_path / "out", *options, code=1).stdout.splitlines()
+    first, failed, slide, *regions, done, end = (json.loads(line) for line in lines)
+    assert (first["event"], first["slides"], first["model"]) == ("run", 2, "he-fast")
+    assert (failed["event"], failed["slide"]) == ("failed", str(folder / "a.svs"))
+    assert "a.svs" in failed["error"]
+    assert slide == {"event": "slide", "slide": str(folder / "b.svs"), "regions": 6, "done": 0}
+    assert [event["event"] for event in regions] == ["region"] * 6
+    assert [event["done"] for event in regions] == [1, 2, 3, 4, 5, 6]
+    assert all(event["regions"] == 6 and event["mm2_per_s"] > 0 for event in regions)
+    assert sum(event["mm2"] for event in regions) == pytest.approx(500 * 300 * 0.25e-6)
+    assert regions[0]["seconds_left"] > 0 == regions[-1]["seconds_left"]
+    assert sum(event["nuclei"] for event in regions) == done["nuclei"] > 0
+    assert (done["event"], done["slide"], done["regions"]) == ("done", str(folder / "b.svs"), 6)
+    assert done["seconds"] > 0
+    assert (end["event"], end["slides"], end["failed"]) == ("end", 2, 1)
+    assert Path(end["manifest"]).exists()
 
 
 def test_infer_reports_failures(tmp_path):

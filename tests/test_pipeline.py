@@ -143,6 +143,16 @@ def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region)
     np.testing.assert_allclose(found.features["area_um2"], one_region.features["area_um2"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("mpp", [0.23, 0.31])
+def test_any_cut_of_a_resampled_slide_gives_the_same_nuclei(image, mpp):
+    large = image.repeat(2, axis=0).repeat(2, axis=1)
+    with open_slide(large, mpp=mpp) as slide:
+        assert plan(slide, make_bundle(), region_px=200).scale == 0.5 / mpp
+    whole = run(large, make_bundle(), region_px=4096, mpp=mpp)
+    assert len(whole) > 200
+    assert_same(run(large, make_bundle(), region_px=150, mpp=mpp, decoders=2, shuffle=1), whole)
+
+
 @pytest.mark.parametrize("region_px", [64, 100, 130])
 def test_nuclei_larger_than_the_halo_are_kept_whole(region_px):
     image = np.zeros((300, 300, 3), np.uint8)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -19,6 +20,8 @@ from nucfast.slide import Slide, open_slide
 from nucfast.slide.base import make_levels
 from nucfast.slide.jpeg import reduced_jpeg
 from nucfast.slide.mpp import Resolution
+from nucfast.slide.tiff import TiffSlide
+from nucfast.slide.vendor import OpenSlideSlide
 
 
 def smooth(height, width, *, period=5):
@@ -161,12 +164,55 @@ def test_windows_agree_within_a_grey_level_at_any_scale(x, y, scale, cut):
     assert np.abs(whole - assembled(slide, x, y, 30, 24, scale, cut)).max() <= 1
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    col=st.integers(-9, 150),
+    row=st.integers(-9, 150),
+    ratio=st.sampled_from([0.5 / 0.23, 0.5 / 0.2425, 0.5 / 0.26, 0.5 / 0.45, 0.7]),
+    source_px=st.sampled_from([7, 40, 256]),
+    cut=st.tuples(st.integers(1, 39), st.integers(1, 33)),
+)
+def test_windows_on_the_grid_agree_exactly_at_any_scale(col, row, ratio, source_px, cut):
+    """The pipeline's windows: what they hold does not depend on how the slide is cut."""
+    slide = PyramidSlide(pyramid(smooth(340, 380), (1, 4)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nucfast.slide.base.MAX_SOURCE_PX", 4 * source_px)  # large areas are read in parts
+        patch.setattr("nucfast.slide.base.GRID_SOURCE_PX", source_px)
+        whole = slide.read_scaled(col * ratio, row * ratio, 40, 34, ratio)
+        assert_array_equal(whole, assembled(slide, col * ratio, row * ratio, 40, 34, ratio, cut))
+
+
+@pytest.mark.parametrize("mpp", [0.23, 0.2425])
+def test_other_resolutions_are_averaged_by_area(slides_dir, mpp):
+    """Against exact averages over the area of each pixel, by integrals; plain interpolation is far off."""
+    with open_slide(slides_dir / "CMU-1-Small-Region.svs") as real:
+        image = real.read(900, 900, 600, 500, None)
+    scale = 0.5 / mpp
+    height, width = int(500 / scale), int(600 / scale)
+
+    def integrals(values, count):
+        sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
+        at = np.arange(count + 1) * scale
+        low = np.minimum(at.astype(int), len(values) - 1)
+        return np.diff(sums[low] + (at - low)[:, None, None] * values[low], axis=0) / scale
+
+    exact = integrals(image.astype(float), height).swapaxes(0, 1)
+    exact = integrals(exact, width).swapaxes(0, 1)
+    found = open_slide(image, mpp=mpp).read(0, 0, width, height, 0.5).astype(float)
+    nearest = image[(np.arange(height) * scale + scale / 2).astype(int)][
+        :, (np.arange(width) * scale + scale / 2).astype(int)
+    ]
+    error = np.abs(found - exact)[2:-2, 2:-2].mean()
+    assert error < 1.5
+    assert error < 0.25 * np.abs(nearest - exact)[2:-2, 2:-2].mean()
+    assert abs(found.mean() - exact.mean()) < 0.2
+
+
 def assembled(slide, x, y, width, height, scale, cut):
     col, row = cut
-    mpp = 0.25 * scale
     parts = [
         [
-            slide.read(x + left * scale, y + top * scale, right - left, bottom - top, mpp)
+            slide.read_scaled(x + left * scale, y + top * scale, right - left, bottom - top, scale)
             for left, right in [(0, col), (col, width)]
         ]
         for top, bottom in [(0, row), (row, height)]
@@ -556,6 +602,78 @@ def test_reduced_jpeg_tiles_are_near_the_average(tmp_path, stored, factor):
         assert (around[:, -3:] == 255).all()
 
 
+def write_aperio_jpeg2000(path, image, compression):
+    """A slide in Aperio's layout: 33003 stores YCbCr as it is, 33005 has the codec transform the colours."""
+
+    def tiles():
+        for y in range(0, image.shape[0], 128):
+            for x in range(0, image.shape[1], 128):
+                tile = image[y : y + 128, x : x + 128]
+                tile = np.pad(tile, ((0, 128 - tile.shape[0]), (0, 128 - tile.shape[1]), (0, 0)), mode="edge")
+                if compression == 33003:
+                    tile = np.asarray(Image.fromarray(tile).convert("YCbCr"))
+                yield imagecodecs.jpeg2k_encode(
+                    tile, level=45, codecformat="j2k", reversible=False, mct=compression == 33005
+                )
+
+    height, width, _ = image.shape
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=image.shape,
+        dtype=np.uint8,
+        tile=(128, 128),
+        photometric="rgb",
+        compression=compression,
+        description=f"Aperio Image Library v11\r\n{width}x{height} [0,0 {width}x{height}] (128x128) "
+        "J2K/KDU Q=70|AppMag = 40|MPP = 0.2527",
+        metadata=None,
+        software=False,
+    )
+
+
+@pytest.mark.parametrize("compression", [33003, 33005])
+def test_aperio_jpeg2000_equals_openslide(tmp_path, slides_dir, compression):
+    with open_slide(slides_dir / "CMU-1-Small-Region.svs") as real:
+        image = real.read(900, 900, 300, 270, None)
+    path = tmp_path / "a.svs"
+    write_aperio_jpeg2000(path, image, compression)
+    with openslide.OpenSlide(path) as theirs, open_slide(path) as ours:
+        assert theirs.properties["openslide.vendor"] == "aperio"
+        assert isinstance(ours, TiffSlide)
+        assert (ours.mpp, ours.dimensions) == (0.2527, theirs.dimensions)
+        expected = np.asarray(theirs.read_region((0, 0), 0, (300, 270)).convert("RGB"))
+        whole = ours.read(0, 0, 300, 270, None)
+        assert np.abs(whole.astype(int) - expected).max() <= (1 if compression == 33003 else 0)
+        assert np.abs(whole.astype(int) - image).mean() < 3
+        half = ours.read(0, 0, 150, 135, 2 * ours.mpp)
+        assert_array_equal(half, np.asarray(Image.fromarray(whole).reduce(2)))
+
+
+def test_aperio_jpeg2000_with_smaller_colours_is_left_to_openslide(tmp_path):
+    path = tmp_path / "a.svs"
+    write_aperio_jpeg2000(path, smooth(100, 100), 33003)
+    data = path.read_bytes()
+    full, halved = b"\0\3" + 3 * b"\x07\1\1", b"\0\3\x07\1\1" + 2 * b"\x07\2\1"
+    assert data.count(full) == 1
+    path.write_bytes(data.replace(full, halved))
+    with open_slide(path) as slide:
+        assert isinstance(slide, OpenSlideSlide)
+
+
+def test_damaged_aperio_jpeg2000_is_an_error_when_read(tmp_path):
+    path = tmp_path / "a.svs"
+    write_aperio_jpeg2000(path, smooth(100, 300), 33005)
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\xff\x4f\xff\x51", data.index(b"\xff\x4f\xff\x51") + 4)
+    data[second + 4 : second + 300] = bytes(296)
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        slide.read(0, 0, 100, 100, None)
+        with pytest.raises(SlideError, match=r"a.svs: tile 1 cannot be decoded .* copy the file again"):
+            slide.read(0, 0, 200, 100, None)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 3, 5])
 def test_averages_of_tiles_equal_those_of_the_whole(tmp_path, factor):
     path, image = tmp_path / "a.tif", smooth(131, 170)
@@ -743,8 +861,6 @@ def test_real_slide(slides_dir):
 
 
 def test_real_slide_equals_openslide(slides_dir):
-    from nucfast.slide.vendor import OpenSlideSlide
-
     path = slides_dir / "CMU-1-Small-Region.svs"
     with open_slide(path) as slide, OpenSlideSlide(path, mpp=None) as other:
         assert other.mpp_source == "openslide.mpp-x"

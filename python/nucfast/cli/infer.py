@@ -127,26 +127,25 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("starting", total=None, note="")
-        seen = {"nuclei": 0, "mm2": 0.0}
+        nuclei = 0
 
         def show(event: Event) -> None:
+            nonlocal nuclei
             kind = event["event"]
             if kind == "run":
                 console.print(
                     f"{event['model']} on {event['engine']}; {event['slides']} input(s)", markup=False
                 )
             elif kind == "slide":
-                seen.update(nuclei=0, mm2=0.0)
+                nuclei = 0
                 name = Path(event["slide"]).name
                 progress.reset(
                     bar, description=name, total=event["regions"], completed=event["done"], note=""
                 )
             elif kind == "region":
-                seen["nuclei"] += event["nuclei"]
-                seen["mm2"] += event["mm2"]
-                elapsed = progress.tasks[0].elapsed or 0.0
-                rate = f"{seen['mm2'] / elapsed:.2f} mm2/s" if elapsed > 0 else ""
-                progress.update(bar, advance=1, note=f"{seen['nuclei']:,} nuclei  {rate}")
+                nuclei += event["nuclei"]
+                note = f"{nuclei:,} nuclei  {event['mm2_per_s']:.2f} mm2/s"
+                progress.update(bar, completed=event["done"], note=note)
             elif kind == "failed":
                 console.print(f"failed: {event['error']}", style="red", markup=False, soft_wrap=True)
             elif kind in ("planned", "partial"):
@@ -156,7 +155,7 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
                 progress.stop()
                 click.echo(f"{event['slide']}: {note} -> {event['folder']}")
                 progress.start()
-            else:
+            elif kind in ("done", "skipped"):
                 counts = ", ".join(f"{name} {number:,}" for name, number in event["counts"].items())
                 note = f"{event['seconds']:.1f} s" if kind == "done" else "finished earlier"
                 progress.stop()

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import Writer
 
-# Large enough that statistics and compression pay, small enough to read or skip one in a blink. All row
+# Some 10 MB: large enough that statistics and compression pay, small enough to wait for in memory. All row
 # groups but the last have this size, so the file does not depend on how the nuclei came in batches.
-_ROW_GROUP_ROWS = 65536
+_ROW_GROUP_ROWS = 16384
 
 
 class GeoParquetWriter(Writer):

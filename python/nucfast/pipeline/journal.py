@@ -31,6 +31,8 @@ WORKERS_FOLDER = ".nucfast-workers"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 
+_TRIES = 20
+
 _TRAILER = struct.Struct("<8sQI")
 _MAGIC = b"nucpart1"
 
@@ -53,12 +55,18 @@ class Worker:
 
     def __enter__(self) -> Self:
         with on_disk(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self._sign.with_suffix(".tmp")
-            partial.write_text(json.dumps(self._place))
-            partial.replace(self._sign)
+            for left in reversed(range(_TRIES)):
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    partial = self._sign.with_suffix(".tmp")
+                    partial.write_text(json.dumps(self._place))
+                    partial.replace(self._sign)
+                    break
+                except FileNotFoundError:  # another process has just tidied up
+                    if not left:
+                        raise
         for other in self.folder.iterdir():
-            if other.suffix != ".tmp" and not self.alive(other.name):
+            if not self.alive(other.stem):
                 other.unlink(missing_ok=True)
         self._thread.start()
         return self
@@ -122,6 +130,7 @@ class Journal:
     def __init__(self, work: Path, worker: Worker) -> None:
         self.folder = work
         self._worker = worker
+        self._news = threading.Condition()
         with on_disk(work):
             work.mkdir(parents=True, exist_ok=True)
 
@@ -135,7 +144,7 @@ class Journal:
         """Forget regions whose file a power cut or a bad disk has damaged: they are done again."""
         for index in self.finished(indices):
             try:
-                self._read(index)
+                self.read(index)
             except OutputError:
                 self._part(index).unlink(missing_ok=True)
                 for claim in self.folder.glob(f"{index:06d}.claim-*"):
@@ -150,16 +159,23 @@ class Journal:
         stem = f"{name:06d}" if isinstance(name, int) else name
         with on_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for turn in range(1000):
+            turn = 0
+            while turn < 1000:
                 path = self.folder / f"{stem}.claim-{turn}"
                 try:
                     # Exclusive creation is atomic on network file systems too.
                     with path.open("x") as file:
                         file.write(self._worker.token)
                 except FileExistsError:
+                    # Whoever made a later claim has seen that the owners of those before it are dead.
+                    last = max((int(p.suffix[7:]) for p in self.folder.glob(f"{stem}.claim-*")), default=0)
+                    if last > turn:
+                        turn = last
+                        continue
                     owner = path.read_text() if path.exists() else ""
                     if self._worker.alive(owner) if owner else self._worker.writing(path):
                         return None
+                    turn += 1
                     continue
                 return None if isinstance(name, int) and self._part(name).exists() else turn
         raise OutputError(f"{self.folder}: {stem} was claimed too often; delete this folder and run again")
@@ -183,13 +199,27 @@ class Journal:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
+        self.wake()
 
-    def read(self, indices: Sequence[int]) -> Iterator[Nuclei]:
-        """The regions' nuclei, one region at a time."""
-        for index in indices:
-            yield self._read(index)
+    def wait(self, index: int, seconds: float) -> bool:
+        """Wait until a region is finished, but not for longer; whether it is.
 
-    def _read(self, index: int) -> Nuclei:
+        Regions that other processes finish are noticed only when the time is over.
+        """
+        with self._news:
+            return self._part(index).exists() or (self._news.wait(seconds) and self._part(index).exists())
+
+    def wake(self) -> None:
+        """End the waiting in all threads, so that they look again."""
+        with self._news:
+            self._news.notify_all()
+
+    def read(self, index: int) -> Nuclei:
+        """The nuclei of a finished region.
+
+        Raises:
+            OutputError: its file is damaged or not there.
+        """
         path = self._part(index)
         with on_disk(path):
             data = path.read_bytes()

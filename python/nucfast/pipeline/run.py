@@ -9,10 +9,10 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from nucfast.pipeline.grid import Region
 from nucfast.pipeline.journal import Journal, Worker, on_disk, pack
 from nucfast.pipeline.memory import regions_in_memory
 from nucfast.pipeline.prepare import fingerprint, slide_area
+from nucfast.pipeline.progress import Progress
+from nucfast.pipeline.results import ResultFiles
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, SlideInput, find_slides, open_slide
@@ -102,8 +104,8 @@ def infer(
     Args:
         inputs: files, folders (searched recursively) and glob patterns.
         output: folder for the results, made if need be.
-        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region", or the
-            status of a slide that is finished with (see ``SlideReport``).
+        on_event: called with what happens, as mappings with the key "event": "run", "slide", "region", the
+            status of a slide that is finished with (see ``SlideReport``), "end". docs/outputs.md lists them.
         settings: fields of ``InferConfig``: model, device, formats, mpp, ...
 
     Raises:
@@ -172,6 +174,15 @@ def infer(
             )
             if worker is not None:
                 worker.replace(report.manifest, _manifest(report, config, bundle))
+    on_event(
+        {
+            "event": "end",
+            "slides": len(report.slides),
+            "failed": len(report.failed),
+            "seconds": round(report.seconds, 3),
+            "manifest": str(report.manifest),
+        }
+    )
     return report
 
 
@@ -194,6 +205,7 @@ class _Job:
     wanted: list[Region] = field(default_factory=list)
     area: Area | None = None
     seconds: float = 0.0
+    began: float = 0.0
 
     def advance(self) -> SlideReport | None:
         """Do all of the slide that no other process is doing.
@@ -202,7 +214,7 @@ class _Job:
             What became of the slide; None while others are at work on it.
         """
         failed = SlideReport(str(self.entry.path), "failed", str(self.folder))
-        started = time.perf_counter()
+        self.began = time.perf_counter()
         report: SlideReport | None
         try:
             report = self._advance()
@@ -212,7 +224,7 @@ class _Job:
             # Something nobody foresaw: the trace is for us, the line for the user; the other slides go on.
             logger.debug("unexpected error", exc_info=True)
             report = replace(failed, error=f"{self.entry.path}: {type(error).__name__}: {error}")
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - self.began
         if report is not None:
             if report.status != "skipped":
                 report = replace(report, seconds=round(self.seconds, 3))
@@ -231,6 +243,8 @@ class _Job:
             if not (first_look and self.config.overwrite):
                 done = self._finished(self.fingerprint)
                 if done is not None:
+                    if self.worker is not None:  # whoever finished it may have been killed before this
+                        shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
                     return done if first_look else replace(done, status="done")
             if first_look:
                 with self.stages.timed("tissue"):
@@ -259,19 +273,31 @@ class _Job:
                         "done": len(journal.finished(indices)),
                     }
                 )
-            self._run_regions(slide, layout, journal)
-            if len(journal.finished(indices)) < len(indices):
-                return replace(report, status="partial") if self.config.shard else None
-            turn = journal.claim("merge")
-            if turn is None or self._marker.exists():
-                return replace(report, status="partial") if self.config.shard else None
-            if self._fingerprint(layout) != self.fingerprint:
-                raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+            # A shard, or a process that waits for others, can seldom complete the files: it begins them when
+            # all regions are there.
+            begins = first_look and self.config.shard is None
+            turn = journal.claim("merge") if begins else None
             try:
-                report = self._write_results(slide, layout, journal, turn, replace(report, status="done"))
-            except BaseException:
-                journal.release("merge", turn)
-                raise
+                with ResultFiles(
+                    journal, indices, files=len(self.config.formats) + 2, stages=self.stages
+                ) as files:
+                    pending = self._begin_results(slide, layout, journal, turn, files)
+                    self._run_regions(slide, layout, journal)
+                    complete = len(journal.finished(indices)) == len(indices)
+                    if complete and turn is None:
+                        turn = journal.claim("merge")
+                        pending = self._begin_results(slide, layout, journal, turn, files)
+                    if not complete or pending is None or self._marker.exists():
+                        return replace(report, status="partial") if self.config.shard else None
+                    if self._fingerprint(layout) != self.fingerprint:
+                        raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+                    with self.stages.timed("finish"):
+                        files.wait()
+                        report = self._publish(slide, layout, pending, replace(report, status="done"))
+                turn = None
+            finally:
+                if turn is not None:
+                    journal.release("merge", turn)
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
         return report
 
@@ -282,6 +308,8 @@ class _Job:
             region for region in self.wanted if region.index not in finished and self._in_shard(region.index)
         ]
         claims: dict[int, int] = {}
+        mm2_per_px = self._mm2_per_px(layout)
+        progress = Progress(len(self.wanted), len(finished), sum(map(_area_px, todo)) * mm2_per_px)
 
         def claimed() -> Iterator[Region]:
             for region in todo:
@@ -317,14 +345,8 @@ class _Job:
             for region, nuclei in results:
                 if self.cluster is not None:
                     finish(region, nuclei)
-                self.on_event(
-                    {
-                        "event": "region",
-                        "slide": str(self.entry.path),
-                        "nuclei": len(nuclei),
-                        "mm2": _area_px(region) * self._mm2_per_px(layout),
-                    }
-                )
+                facts = progress.add(len(nuclei), _area_px(region) * mm2_per_px)
+                self.on_event({"event": "region", "slide": str(self.entry.path), **facts})
         finally:
             for index, turn in claims.items():
                 journal.release(index, turn)
@@ -372,80 +394,99 @@ class _Job:
             )
         return replace(report, status="skipped")
 
-    def _write_results(
-        self, slide: Slide, layout: Plan, journal: Journal, turn: int, report: SlideReport
-    ) -> SlideReport:
-        """Join the regions into the result files; they get their names when all are complete."""
-        info = SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds)
-        model = {
-            "name": self.bundle.name,
-            "version": self.bundle.version,
-            "licence": self.bundle.licence,
-            "engine": self.engine.description,
-        }
-        counts = {entry.name: 0 for entry in self.bundle.classes}
-        oversized: list[int] = []
-        indices = [region.index for region in self.wanted]
+    def _begin_results(
+        self, slide: Slide, layout: Plan, journal: Journal, turn: int | None, files: ResultFiles
+    ) -> _Pending | None:
+        """Start writing the result files, unless another process does."""
+        if turn is None:
+            return None
         # A folder of its own: should this process be taken for dead, the next one's files are others.
-        fresh = journal.folder / f"merge-{turn}"
-        names = [FORMATS[name] for name in self.config.formats]
-        with self.stages.timed("write"), on_disk(self.folder):
-            fresh.mkdir(exist_ok=True)
-            with ExitStack() as stack:
-                picture: Future[None] | None = None
-                if self.config.overlay:
-                    names.append(OVERLAY_FILE)
-                    pool = stack.enter_context(ThreadPoolExecutor(1, "nucfast-overlay"))
-                    picture = pool.submit(write_overlay, fresh / OVERLAY_FILE, slide, journal.read(indices))
-                writers = [
-                    stack.enter_context(
-                        open_writer(
-                            name,
-                            fresh / FORMATS[name],
-                            slide_info=info,
-                            classes=self.bundle.classes,
-                            meta={"model": model},
-                        )
-                    )
-                    for name in self.config.formats
-                ]
-                for nuclei in journal.read(indices):
-                    for writer in writers:
-                        writer.write(nuclei)
-                    oversized += nuclei.meta["oversized"]
-                    for name, number in nuclei.counts().items():
-                        counts[name] = counts.get(name, 0) + number
-                if picture is not None:
-                    picture.result()
-            if oversized:
-                logger.warning(
-                    "%s: %d nuclei reach further than the largest halo and may be cut; run.json lists them",
-                    slide.name,
-                    len(oversized),
-                )
-            report = replace(
-                report,
-                nuclei=sum(counts.values()),
-                counts=counts,
-                seconds=round(self.seconds, 3),
+        pending = _Pending(
+            journal.folder / f"merge-{turn}",
+            SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds),
+            {
+                "name": self.bundle.name,
+                "version": self.bundle.version,
+                "licence": self.bundle.licence,
+                "engine": self.engine.description,
+            },
+            {entry.name: 0 for entry in self.bundle.classes},
+        )
+        with on_disk(self.folder):
+            pending.folder.mkdir(exist_ok=True)
+
+        def write(name: str, regions: Iterator[Nuclei]) -> None:
+            with open_writer(
+                name,
+                pending.folder / FORMATS[name],
+                slide_info=pending.slide,
+                classes=self.bundle.classes,
+                meta={"model": pending.model},
+            ) as writer:
+                for nuclei in regions:
+                    writer.write(nuclei)
+
+        files.add(pending.count)
+        for name in self.config.formats:
+            files.add(partial(write, name))
+        if self.config.overlay:
+            picture = pending.folder / OVERLAY_FILE
+            files.add(lambda regions: write_overlay(picture, slide, regions, check=files.check))
+        return pending
+
+    def _publish(self, slide: Slide, layout: Plan, pending: _Pending, report: SlideReport) -> SlideReport:
+        """Give the result files, which are complete, their names."""
+        if pending.oversized:
+            logger.warning(
+                "%s: %d nuclei reach further than the largest halo and may be cut; run.json lists them",
+                slide.name,
+                len(pending.oversized),
             )
-            content = {
-                "fingerprint": self.fingerprint,
-                "formats": list(self.config.formats),
-                "report": asdict(report),
-                "oversized": oversized,
-                "regions": len(self.wanted),
-                "settings": _plain(self.config),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "slide": asdict(info),
-                "model": model,
-                "nucfast": VERSION,
-            }
-            (fresh / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        report = replace(
+            report,
+            nuclei=sum(pending.counts.values()),
+            counts=pending.counts,
+            seconds=round(self.seconds + time.perf_counter() - self.began, 3),
+        )
+        content = {
+            "fingerprint": self.fingerprint,
+            "formats": list(self.config.formats),
+            "report": asdict(report),
+            "oversized": pending.oversized,
+            "regions": len(self.wanted),
+            "settings": _plain(self.config),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "slide": asdict(pending.slide),
+            "model": pending.model,
+            "nucfast": VERSION,
+        }
+        names = [FORMATS[name] for name in self.config.formats]
+        if self.config.overlay:
+            names.append(OVERLAY_FILE)
+        with on_disk(self.folder):
+            (pending.folder / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n")
             # The run file last: with it the slide is done.
             for name in [*names, RUN_FILE]:
-                (fresh / name).replace(self.folder / name)
+                (pending.folder / name).replace(self.folder / name)
         return report
+
+
+@dataclass
+class _Pending:
+    """Result files that are being written: where, and what is told of the slide, the model and the nuclei."""
+
+    folder: Path
+    slide: SlideInfo
+    model: dict[str, str]
+    counts: dict[str, int]
+    oversized: list[int] = field(default_factory=list)
+
+    def count(self, regions: Iterator[Nuclei]) -> None:
+        """Count the nuclei of all regions."""
+        for nuclei in regions:
+            self.oversized += nuclei.meta["oversized"]
+            for name, number in nuclei.counts().items():
+                self.counts[name] = self.counts.get(name, 0) + number
 
 
 def _area_px(region: Region) -> int:

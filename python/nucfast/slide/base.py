@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,6 +46,13 @@ HAMMING_FROM = 1.5
 
 # Reach of both filters, in output pixels: one on either side of the centre.
 FILTER_SUPPORT = 1.0
+
+# Resampled pixels are made in blocks of the output's grid whose source is about this large, whatever window
+# is asked for: Pillow's weights depend a little on where its window begins.
+GRID_SOURCE_PX = 256
+
+# How close to a multiple of the scale a position must be to lie on the output's grid, in output pixels.
+GRID_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,8 @@ class Slide(ABC):
 
         With s = ``mpp`` / ``slide.mpp``, output pixel k covers the level-0 interval [x + k s, x + (k + 1) s)
         and holds its average; for s < 1 it is interpolated. Two windows that sample the same positions hold
-        the same pixels there: exactly for integer s, within one grey level otherwise. Thread-safe.
+        the same pixels there: exactly if s is an integer or x and y are multiples of s, within one grey level
+        otherwise. Thread-safe.
 
         Args:
             x, y: position of the top-left corner in level-0 pixels; may be fractional or outside.
@@ -205,16 +214,18 @@ class Slide(ABC):
 
         index = self._level_for(scale)
         downsample = self.levels[index].downsample
-        step = scale / downsample
-        block = max(1, int(MAX_SOURCE_PX / step))
+        left, top, step = x / downsample, y / downsample, scale / downsample
         out = np.empty((height, width, 3), np.uint8)
-        if self._read_whole(index, x / downsample, y / downsample, step, out):
+        if not out.size:
             return out
-        for row in range(0, height, block):
-            for col in range(0, width, block):
-                view = out[row : row + block, col : col + block]
-                left, top = (x + col * scale) / downsample, (y + row * scale) / downsample
-                self._sample(index, left, top, step, view)
+        if not _whole(left, top, step):
+            self._resample(index, x, y, scale, out)
+        elif not self._read_whole(index, left, top, step, out):
+            block = max(1, int(MAX_SOURCE_PX / step))
+            for row in range(0, height, block):
+                for col in range(0, width, block):
+                    view = out[row : row + block, col : col + block]
+                    self._sample(index, left + col * step, top + row * step, step, view)
         return out
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
@@ -247,8 +258,6 @@ class Slide(ABC):
     def _read_whole(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> bool:
         """Fill ``out`` by ``read_average`` as far as it lies inside the level; False where that cannot be."""
         x, y, factor = round(left), round(top), round(step)
-        if step != factor or abs(left - x) > PHASE_EPSILON or abs(top - y) > PHASE_EPSILON:
-            return False
         height, width, _ = out.shape
         extent = self.levels[level]
         # Output pixels of which all lies inside.
@@ -269,32 +278,55 @@ class Slide(ABC):
         return True
 
     def _sample(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> None:
-        """Fill ``out``: pixel (r, c) averages the level's square of side ``step`` at (left + c step, ...)."""
+        """Fill ``out`` with averages over squares of ``step`` pixels of the level, which are whole ones."""
         from PIL import Image
 
         height, width, _ = out.shape
-        right, bottom = left + width * step, top + height * step
-        # The filter must see true neighbours at the border of the window, or seams would show.
-        context = math.ceil(FILTER_SUPPORT * max(step, 1.0)) + 1
-        extent = self.levels[level]
-        if min(right, bottom) <= -context or left >= extent.width + context or top >= extent.height + context:
-            out[...] = WHITE
-            return
-
         x, y, factor = round(left), round(top), round(step)
-        if step == factor and abs(left - x) <= PHASE_EPSILON and abs(top - y) <= PHASE_EPSILON:
-            pixels = self._window(level, x, y, x + width * factor, y + height * factor)
-            out[...] = pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
-            return
+        pixels = self._window(level, x, y, x + width * factor, y + height * factor)
+        out[...] = pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
-        x, y = math.floor(left) - context, math.floor(top) - context
-        pixels = self._window(level, x, y, math.ceil(right) + context, math.ceil(bottom) + context)
-        resample = Image.Resampling.HAMMING if step >= HAMMING_FROM else Image.Resampling.BILINEAR
-        image = Image.fromarray(pixels)
-        # Two calls, as the order in which one call treats the axes, and with it the rounding between them,
-        # depends on the window's shape.
-        across = image.resize((width, image.height), resample, box=(left - x, 0, right - x, image.height))
-        out[...] = np.asarray(across.resize((width, height), resample, box=(0, top - y, width, bottom - y)))
+    def _resample(self, level: int, x: float, y: float, scale: float, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` where ``scale`` or the position is no whole number of the level's pixels."""
+        height, width, _ = out.shape
+        downsample = self.levels[level].downsample
+        across, down = _Axis.at(x, scale, downsample), _Axis.at(y, scale, downsample)
+        block = max(1, int(MAX_SOURCE_PX / across.step) // across.block) * across.block
+        for rows in down.cut(height, block):
+            for cols in across.cut(width, block):
+                pixels = self._resample_blocks(level, across, down, cols, rows)
+                pixels = pixels[rows[0] % down.block :, cols[0] % across.block :]
+                view = out[rows[0] - down.first : rows[1] - down.first, cols[0] - across.first :]
+                view[:, : cols[1] - cols[0]] = pixels[: rows[1] - rows[0], : cols[1] - cols[0]]
+
+    def _resample_blocks(
+        self, level: int, across: _Axis, down: _Axis, cols: tuple[int, int], rows: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """All blocks of the grid that hold these columns and rows; white where they lie beside the level."""
+        from PIL import Image
+
+        columns, lines = across.blocks(*cols), down.blocks(*rows)
+        x0, x1, y0, y1 = columns[0].start, columns[-1].stop, lines[0].start, lines[-1].stop
+        extent = self.levels[level]
+        shape = len(lines) * down.block, len(columns) * across.block, 3
+        if x1 <= 0 or y1 <= 0 or x0 >= extent.width or y0 >= extent.height:
+            return np.full(shape, WHITE, np.uint8)
+        resample = Image.Resampling.HAMMING if across.step >= HAMMING_FROM else Image.Resampling.BILINEAR
+        source = Image.fromarray(self._window(level, x0, y0, x1, y1))
+        # One axis after the other, as the order in which one call treats the axes, and with it the rounding
+        # between them, depends on the window's shape.
+        narrow = Image.new("RGB", (shape[1], source.height))
+        for number, part in enumerate(columns):
+            piece = source.crop((part.start - x0, 0, part.stop - x0, source.height))
+            box = (part.begin - part.start, 0, part.end - part.start, source.height)
+            piece = piece.resize((across.block, source.height), resample, box=box)
+            narrow.paste(piece, (number * across.block, 0))
+        out = Image.new("RGB", (shape[1], shape[0]))
+        for number, part in enumerate(lines):
+            piece = narrow.crop((0, part.start - y0, shape[1], part.stop - y0))
+            area = (0, part.begin - part.start, shape[1], part.end - part.start)
+            out.paste(piece.resize((shape[1], down.block), resample, box=area), (0, number * down.block))
+        return np.asarray(out)
 
     def _window(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         """The level's pixels in a half-open rectangle, white where it leaves the level."""
@@ -309,3 +341,67 @@ class Slide(ABC):
         window = np.full((y1 - y0, x1 - x0, 3), WHITE, np.uint8)
         window[top - y0 : bottom - y0, left - x0 : right - x0] = inside
         return window
+
+
+def _whole(left: float, top: float, step: float) -> bool:
+    """Whether every output pixel is a square of whole source pixels."""
+    return step == round(step) and max(abs(left - round(left)), abs(top - round(top))) <= PHASE_EPSILON
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Output pixels along one axis: they cover [begin, end) of the source and see [start, stop)."""
+
+    begin: float
+    end: float
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The grid of output pixels along one axis: pixel i starts at ``origin + i * scale`` of level 0.
+
+    Attributes:
+        first: the first pixel that is wanted.
+        block: pixels that are made at once, from a multiple of this on.
+    """
+
+    origin: float
+    first: int
+    scale: float
+    downsample: float
+    block: int
+
+    @property
+    def step(self) -> float:
+        """Source pixels per output pixel."""
+        return self.scale / self.downsample
+
+    @classmethod
+    def at(cls, position: float, scale: float, downsample: float) -> _Axis:
+        """The slide's own grid if ``position`` lies on it, else one that begins there."""
+        source = min(GRID_SOURCE_PX, MAX_SOURCE_PX) * downsample / scale
+        block = 2 ** max(0, math.floor(math.log2(source)))
+        first = round(position / scale)
+        if abs(position / scale - first) <= GRID_EPSILON:
+            return cls(0.0, first, scale, downsample, block)
+        return cls(position, 0, scale, downsample, block)
+
+    def cut(self, size: int, most: int) -> list[tuple[int, int]]:
+        """The wanted pixels [first, first + size), cut at multiples of ``most``."""
+        end = self.first + size
+        cuts = range((self.first // most + 1) * most, end, most)
+        return list(pairwise([self.first, *cuts, end]))
+
+    def blocks(self, begin: int, end: int) -> list[_Block]:
+        """The blocks that hold pixels [begin, end)."""
+        # The filter must see true neighbours at the border of a block, or seams would show.
+        context = math.ceil(FILTER_SUPPORT * max(self.step, 1.0)) + 1
+        blocks = []
+        for pixel in range(begin // self.block * self.block, end, self.block):
+            low, high = (
+                (self.origin + at * self.scale) / self.downsample for at in (pixel, pixel + self.block)
+            )
+            blocks.append(_Block(low, high, math.floor(low) - context, math.ceil(high) + context))
+        return blocks

@@ -72,7 +72,7 @@ def _open_tiff(path: Path, vendor: str | None, mpp: float | None) -> Slide:
         log.addHandler(logging.NullHandler())
     try:
         with tifffile.TiffFile(path) as tif:
-            if read_here(tif, vendor):
+            if read_here(path, tif, vendor):
                 return tiff_slide(path, tif, mpp=mpp)
     except SlideError:
         raise

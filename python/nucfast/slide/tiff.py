@@ -1,4 +1,4 @@
-"""TIFF: plain, tiled and pyramidal, OME-TIFF, and Aperio's SVS with JPEG tiles.
+"""TIFF: plain, tiled and pyramidal, OME-TIFF, and Aperio's SVS with tiles of JPEG or JPEG 2000.
 
 tifffile reads the structure once; after that a read is ``pread`` of whole tiles and their decoding, which
 shares nothing between threads. OpenSlide would take six times as long per tile, and shifts the coarser levels
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.errors import SlideError
+from nucfast.slide import jpeg2000
 from nucfast.slide.base import WHITE, Slide, make_levels
 from nucfast.slide.jpeg import ReducedJpeg, average, reduced_jpeg
 from nucfast.slide.mpp import (
@@ -57,6 +58,7 @@ class _Tiles:
     decode: Any
     tables: dict[str, bytes]
     jpeg: ReducedJpeg | None
+    jpeg2000: int  # Aperio's number for it; 0: something else
     to_rgb: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
     @property
@@ -66,6 +68,13 @@ class _Tiles:
     @property
     def down(self) -> int:
         return -(-self.height // self.tile_height)
+
+    def whole(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The decoded pixels of a tile, which damage may have left with another shape."""
+        expected = (self.tile_height, self.tile_width, 3)
+        if pixels.shape != expected:
+            raise ValueError(f"expected {expected} pixels, got {pixels.shape}")
+        return pixels
 
 
 class TiffSlide(Slide):
@@ -124,6 +133,8 @@ class TiffSlide(Slide):
                     small = tiles.jpeg.decode(data, factor)
                     if small is not None:
                         return small
+                if tiles.jpeg2000:
+                    return average(tiles.whole(jpeg2000.decode(data, tiles.jpeg2000)), factor)
                 pixels = tiles.decode(data, at, **tiles.tables)[0]
             except Exception as error:  # imagecodecs has an exception class for every codec
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -143,15 +154,18 @@ def is_tiff(header: bytes) -> bool:
     return header[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_here(tif: Any, vendor: str | None) -> bool:
+def read_here(path: Path, tif: Any, vendor: str | None) -> bool:
     """Whether a parsed TIFF, of the vendor OpenSlide sees in it, is read by this module and not by OpenSlide.
 
     OME comes first: OpenSlide would open it as a plain TIFF, without levels or resolution.
     """
     if tif.is_ome or vendor in (None, "generic-tiff"):
         return True
-    # Aperio's JPEG 2000 has variants of its own, which OpenSlide knows.
-    return vendor == "aperio" and all(page.compression == _JPEG for page in tif.pages if page.is_tiled)
+    return vendor == "aperio" and all(
+        page.compression == _JPEG or (jpeg2000.is_aperio_jpeg2000(page) and jpeg2000.decodes_here(path, page))
+        for page in tif.pages
+        if page.is_tiled
+    )
 
 
 def tiff_slide(path: Path, tif: Any, *, mpp: float | None) -> Slide:
@@ -219,7 +233,8 @@ def _unsupported(page: Any) -> str | None:
     if photometric == _RGB and samples in (3, 4):
         return None
     if photometric == _YCBCR and samples == 3:
-        return None if page.compression == _JPEG else "YCbCr colours without JPEG"
+        known = page.compression == _JPEG or jpeg2000.is_aperio_jpeg2000(page)
+        return None if known else "YCbCr colours without JPEG"
     kind = _PHOTOMETRIC_NAMES.get(photometric, "unknown" if samples <= 4 else "multichannel")
     return f"{kind} colours with {samples} samples per pixel"
 
@@ -269,6 +284,7 @@ def _tiles(path: Path, page: Any) -> _Tiles:
         decode=page.decode,
         tables=tables,
         jpeg=reduced_jpeg(page),
+        jpeg2000=int(page.compression) if jpeg2000.is_aperio_jpeg2000(page) else 0,
         to_rgb=_conversion(page),
     )
     expected = tiles.across * tiles.down * tiles.planes
