@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     Attributes:
         bundle: what it runs.
-        name: "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "pytorch".
+        name: "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx", "pytorch".
         device: "cpu", "cuda:0".
         precision: the arithmetic in use: "fp32", "tf32", "bf16", "fp16", "int8".
         threads: processor threads it computes with.
@@ -158,4 +158,12 @@ def unreadable_model(bundle: Bundle, error: Exception, file: str = MODEL) -> Bun
     return BundleError(
         f"{bundle_label(bundle)}: {file} cannot be loaded ({reason[:200]}): "
         "install or export the bundle again"
+    )
+
+
+def too_large(bundle: Bundle, engine: str, shape: tuple[int, ...]) -> EngineError:
+    """The error for a batch of tiles larger than what TensorRT has built for."""
+    return EngineError(
+        f"{bundle_label(bundle)}: {engine} was built for tiles of up to {bundle.tile_px} px, "
+        f"got {shape[1]} x {shape[2]}: use smaller tiles or engine onnxruntime"
     )
