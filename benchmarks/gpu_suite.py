@@ -4,8 +4,8 @@
 
 Writes ``gpu.json`` and ``gpu.md``. Needs PyTorch; runs whatever else is there and says what is not. With
 ``--device cpu --tile-px 128 --batch 1`` it runs on any machine, to try the script itself. PyTorch's rows have
-weights of their own unless ``--weights`` names those of the bundle: speed needs no more, parity does. The rows
-in fp16 need a bundle with an fp16 file: ``nucfast export MODEL --precision fp16 --data DATASET -o FOLDER``.
+weights of their own unless ``--weights`` names those of the bundle: speed needs no more, parity does.
+Rows in fp16 need a bundle with that file: ``nucfast export MODEL --precision fp16 --data DATASET -o FOLDER``.
 """
 
 from __future__ import annotations
