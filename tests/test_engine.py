@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto
@@ -243,6 +245,22 @@ class TestWrongModel:
     def test_unreadable(self, tmp_path, name, content):
         with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded .* install or export"):
             self.create(tmp_path, name, content)
+
+    @pytest.mark.parametrize("domain", ["", "com.example"])
+    def test_unsupported_operator(self, tmp_path, name, domain):
+        model = onnx.load_from_string(tiny_onnx())
+        if domain:
+            model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        for node in model.graph.node:
+            if node.op_type == "Round":
+                node.op_type, node.domain = "Frobnicate", domain
+        with pytest.raises(BundleError) as caught:
+            self.create(tmp_path, name, model.SerializeToString())
+        assert re.fullmatch(
+            r".*bad: model.onnx cannot be loaded \(.*Frobnicate.*\): "
+            r"install or export the bundle again, with  nucfast export RUN -o .*bad",
+            str(caught.value),
+        )
 
     def test_other_input(self, tmp_path, name):
         with pytest.raises(BundleError, match=r"bad: model.onnx takes .*image.*promises 'tiles' in uint8"):
