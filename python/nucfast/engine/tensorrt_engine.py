@@ -74,6 +74,7 @@ def build_engine(
         reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise unreadable_model(bundle, ValueError(reasons[-1] if reasons else "no reason given"), file)
     config = builder.create_builder_config()
+    config.clear_flag(runtime.BuilderFlag.TF32)  # set by default, where fp32 is what was asked for
     profile = builder.create_optimization_profile()
     least = (1, bundle.stride_px, bundle.stride_px, 3)
     largest = (batch, tile_px, tile_px, 3)
