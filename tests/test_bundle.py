@@ -139,9 +139,7 @@ def test_missing_files(directory, tmp_path):
 
 
 def test_network_without_its_manifest(directory):
-    with pytest.raises(
-        BundleError, match=r"model.onnx: a network alone is no model bundle.* export RUN"
-    ):
+    with pytest.raises(BundleError, match=r"model.onnx: a network alone is no model bundle.* export RUN"):
         load_bundle(directory / MODEL)
     (directory / MANIFEST).unlink()
     with pytest.raises(BundleError, match=r"tiny: no bundle.json in it, so it is not a model bundle"):
