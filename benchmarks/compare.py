@@ -2,7 +2,7 @@
 
 Machines differ from hour to hour, so times of different runs are not compared. Each run holds every engine
 beside a baseline, PyTorch in fp32, measured round by round in turn; compared is how many times the baseline
-each reaches. Exit code 1 if one lost more than ``--allowed``.
+each reaches. Exit code 1 if one lost more than ``--allowed``, 2 if a file cannot be compared.
 """
 
 from __future__ import annotations
@@ -13,10 +13,23 @@ from pathlib import Path
 
 
 def times_baseline(path: Path) -> dict[str, float]:
-    """By engine: its speed over that of the baseline in the same run."""
+    """By engine: its speed over that of the baseline in the same run.
+
+    Raises:
+        ValueError: the file cannot be read, or no engine in it was measured beside the baseline.
+    """
     found: dict[str, float] = {}
-    for entry in json.loads(path.read_text())["benchmarks"]:
-        found |= entry["extra_info"].get("times_baseline", {})
+    try:
+        for entry in json.loads(path.read_text())["benchmarks"]:
+            found |= entry["extra_info"].get("times_baseline", {})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected the JSON of  scripts/bench engines, got {type(error).__name__}: {error}"
+        ) from error
+    if not found:
+        raise ValueError(
+            f"{path}: no engine was measured beside the baseline: run  scripts/bench engines  with PyTorch"
+        )
     return found
 
 
@@ -41,7 +54,11 @@ def main() -> int:
     parser.add_argument("new", type=Path)
     parser.add_argument("--allowed", type=float, default=0.1, help="loss that is put down to noise")
     args = parser.parse_args()
-    lines, worse = compare(times_baseline(args.old), times_baseline(args.new), allowed=args.allowed)
+    try:
+        old, new = times_baseline(args.old), times_baseline(args.new)
+    except ValueError as error:
+        parser.error(str(error))
+    lines, worse = compare(old, new, allowed=args.allowed)
     print("\n".join(lines))
     return int(worse)
 

@@ -5,6 +5,7 @@
 Writes ``gpu.json`` and ``gpu.md``. Needs PyTorch; runs whatever else is there and says what is not. With
 ``--device cpu --tile-px 128 --batch 1`` it runs on any machine, to try the script itself. PyTorch's rows have
 weights of their own unless ``--weights`` names those of the bundle: speed needs no more, parity does.
+Rows in fp16 need a bundle with that file: ``nucfast export MODEL --precision fp16 --data DATASET -o FOLDER``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from nucfast.engine import Bundle, Engine, create_engine, load_bundle
+from nucfast.engine.onnxruntime_engine import OnnxRuntimeEngine
 from nucfast.engine.parity import difference
 from nucfast.testing import synthetic_slide
 from nucfast_export.torch_engine import TorchEngine
@@ -102,13 +104,21 @@ def candidates(bundle: Bundle, network: nn.Module, device: str) -> list[tuple[st
                 return TorchEngine(network, bundle, device=device, precision=precision, **options)
 
             made.append((f"PyTorch {precision} {how or 'eager'}", torch_engine))
-    for engine in ("onnxruntime", "tensorrt", "tensorrt-rtx") if on_gpu else ("openvino",):
+    # On a CPU, what needs a GPU says so: that much of it is tried there.
+    on_gpus = ("onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
+    for engine in on_gpus if on_gpu else ("openvino", *on_gpus):
         for precision in ("auto", "fp32", "fp16") if on_gpu else ("fp32", "bf16", "int8"):
 
             def other(engine: str = engine, precision: str = precision) -> Engine:
                 return create_engine(bundle, engine=engine, device=device, precision=precision)
 
             made.append((f"{engine} {precision}", other))
+    for precision in ("auto", "fp32", "fp16"):
+
+        def recorded(precision: str = precision) -> Engine:
+            return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=1, cuda_graph=True)
+
+        made.append((f"onnxruntime {precision} cuda_graph", recorded))
     return made
 
 

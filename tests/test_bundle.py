@@ -138,6 +138,28 @@ def test_missing_files(directory, tmp_path):
         load_bundle(tmp_path / "empty")
 
 
+def test_network_without_its_manifest(directory):
+    with pytest.raises(BundleError, match=r"model.onnx: a network alone is no model bundle.* export RUN"):
+        load_bundle(directory / MODEL)
+    (directory / MANIFEST).unlink()
+    with pytest.raises(BundleError, match=r"tiny: no bundle.json in it, so it is not a model bundle"):
+        load_bundle(directory)
+
+
+@pytest.mark.parametrize("cut", [0, 10, len(CONTENT) - 1])
+def test_truncated_model(directory, cut):
+    (directory / MODEL).write_bytes(CONTENT[:cut])
+    with pytest.raises(BundleError, match=r"tiny: model.onnx is damaged \(its sha256 differs"):
+        load_bundle(directory)
+
+
+def test_wrong_checksum(directory):
+    data = manifest(directory)
+    rewrite(directory, data | {"files": {MODEL: "0" * 64}})
+    with pytest.raises(BundleError, match=r"tiny: model.onnx is damaged \(its sha256 differs"):
+        load_bundle(directory)
+
+
 @pytest.mark.parametrize("cut", [0, 10, 200, -1])
 def test_truncated_zip(directory, cut):
     path = zipped(directory)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto
@@ -18,6 +21,7 @@ from nucfast.engine import (
     OutputSpec,
     available_cpus,
     create_engine,
+    cuda,
     load_bundle,
     onnxruntime_clash,
     onnxruntime_engine,
@@ -63,9 +67,14 @@ def noise(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def devices(monkeypatch, count):
+    for module in (cuda, onnxruntime_engine):
+        monkeypatch.setattr(module, "cuda_device_count", lambda: count)
+
+
 @pytest.fixture
 def no_cuda(monkeypatch):
-    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 0)
+    devices(monkeypatch, 0)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +246,22 @@ class TestWrongModel:
         with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded .* install or export"):
             self.create(tmp_path, name, content)
 
+    @pytest.mark.parametrize("domain", ["", "com.example"])
+    def test_unsupported_operator(self, tmp_path, name, domain):
+        model = onnx.load_from_string(tiny_onnx())
+        if domain:
+            model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        for node in model.graph.node:
+            if node.op_type == "Round":
+                node.op_type, node.domain = "Frobnicate", domain
+        with pytest.raises(BundleError) as caught:
+            self.create(tmp_path, name, model.SerializeToString())
+        assert re.fullmatch(
+            r".*bad: model.onnx cannot be loaded \(.*Frobnicate.*\): "
+            r"install or export the bundle again, with  nucfast export RUN -o .*bad",
+            str(caught.value),
+        )
+
     def test_other_input(self, tmp_path, name):
         with pytest.raises(BundleError, match=r"bad: model.onnx takes .*image.*promises 'tiles' in uint8"):
             self.create(tmp_path, name, tiny_onnx(), input_name="tiles")
@@ -262,9 +287,172 @@ def test_engine_failure_is_an_engine_error(bundle, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory\nstack")
 
-    monkeypatch.setattr(engine, "_session", SimpleNamespace(run=fail))
+    real = engine._session
+    monkeypatch.setattr(
+        engine, "_session", SimpleNamespace(io_binding=real.io_binding, run_with_iobinding=fail)
+    )
     with pytest.raises(EngineError, match=r"tiny: ONNX Runtime failed: out of memory$"):
         engine.run(noise((1, 32, 32, 3)))
+
+
+class HostMemory(cuda.CudaDevice):
+    """A device whose memory is the host's: all of the way through a GPU but the driver's calls."""
+
+    def __init__(self, index=0, asked=""):
+        self.index, self.name, self.has_tf32 = index, "none", False
+        self._buffers = {}
+        self.pairs = {}
+
+    def enter(self):
+        pass
+
+    wait = enter
+
+    def buffers(self, key, size):
+        if key not in self.pairs or self.pairs[key][0].size < size:
+            self.pairs[key] = np.full(size, 1, np.uint8), np.full(size, 2, np.uint8)
+        here, there = self.pairs[key]
+        return here, there.ctypes.data
+
+    def upload(self, device, host, size):
+        ctypes.memmove(device, host.ctypes.data, size)
+
+    def download(self, host, device, size):
+        ctypes.memmove(host.ctypes.data, device, size)
+
+
+class TestBoundMemory:
+    """ONNX Runtime reads and writes memory given by address: equal to what it returns by itself."""
+
+    @pytest.fixture
+    def engine(self, bundle):
+        return create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32")
+
+    def plain(self, engine, tiles):
+        names = [spec.name for spec in engine.bundle.outputs]
+        return dict(zip(names, engine._session.run(names, {"image": tiles}), strict=True))
+
+    def equal(self, maps, expected):
+        for name, value in expected.items():
+            assert_array_equal(maps[name], value)
+
+    @pytest.mark.parametrize("shape", [(1, 64, 64, 3), (3, 36, 52, 3)])
+    def test_on_the_cpu(self, engine, shape):
+        self.equal(engine.run(noise(shape)), self.plain(engine, noise(shape)))
+
+    def test_maps_that_are_not_contiguous(self, engine):
+        tiles = noise((2, 32, 32, 3))
+        expected = self.plain(engine, tiles)
+        out = {
+            name: np.full((*value.shape[:3], 2 * value.shape[3]), 9, np.uint8)[..., ::2]
+            for name, value in expected.items()
+        }
+        self.equal(engine.run(tiles, out=out), expected)
+
+    def test_through_a_device(self, engine, monkeypatch):
+        """By way of buffers of a device, which grow with the batch and are kept."""
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        monkeypatch.setattr(engine, "_place", ("cpu", 0))
+        for count, side in ((2, 32), (5, 64), (1, 16), (0, 32)):
+            tiles = noise((count, side, side, 3), count)[:, ::-1]
+            expected = self.plain(engine, np.ascontiguousarray(tiles))
+            self.equal(engine.run(tiles), expected)
+        assert {key: len(pair[0]) for key, pair in engine._cuda.pairs.items()} == {
+            (None, None): 5 * 64 * 64 * 3,
+            (None, "nucleus"): 5 * 64 * 64,
+            (None, "distance"): 5 * 64 * 64,
+            (None, "class"): 5 * 32 * 32 * 4,
+        }
+
+    def test_tensorrt_is_given_what_it_was_built_for(self, engine, monkeypatch):
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        monkeypatch.setattr(engine, "_place", ("cpu", 0))
+        monkeypatch.setattr(engine, "name", "onnxruntime-tensorrt")
+        tiles = noise((18, 16, 16, 3))
+        self.equal(engine.run(tiles), self.plain(engine, tiles))
+        assert len(engine._cuda.pairs[None, None][0]) == 16 * 16 * 16 * 3
+        with pytest.raises(EngineError, match="onnxruntime-tensorrt was built for tiles of up to 64 px"):
+            engine.run(noise((1, 64, 68, 3)))
+
+    def test_a_graph_keeps_its_addresses(self, engine, monkeypatch):
+        """A recorded graph reads and writes where it was recorded: one for each shape, up to a number."""
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        monkeypatch.setattr(engine, "_place", ("cpu", 0))
+        monkeypatch.setattr(engine, "_graphs", {})
+        asked = []
+        real = engine._run_options
+        monkeypatch.setattr(engine, "_run_options", lambda graph: asked.append(graph) or real(graph))
+        sides = [4 * (1 + index) for index in range(onnxruntime_engine.MAX_GRAPHS + 2)]
+        addresses = {}
+        for side in (*sides, *sides):
+            tiles = noise((2, side, 8, 3), side)
+            self.equal(engine.run(tiles), self.plain(engine, tiles))
+            if asked[-1] is not None:
+                pair = engine._cuda.pairs[asked[-1], "class"]
+                assert addresses.setdefault(side, pair[1].ctypes.data) == pair[1].ctypes.data
+        numbers = [*range(onnxruntime_engine.MAX_GRAPHS), None, None]
+        assert asked == [*numbers, *numbers]
+        assert real(3).get_run_config_entry("gpu_graph_id") == "3"
+        assert real(None).get_run_config_entry("gpu_graph_id") == "-1"
+
+
+def test_provider_options(bundle, tmp_path):
+    options = onnxruntime_engine.cuda_options(1, tf32=True, cuda_graph=False)
+    assert options["device_id"] == "1"
+    assert (options["use_tf32"], options["enable_cuda_graph"]) == ("1", "0")
+    assert onnxruntime_engine.cuda_options(0, tf32=False, cuda_graph=True)["enable_cuda_graph"] == "1"
+    folders = {"engines": tmp_path / "a", "timings": tmp_path / "b"}
+    options = onnxruntime_engine.tensorrt_options(bundle, 2, precision="fp16", **folders)
+    assert options == {
+        "device_id": "2",
+        "trt_fp16_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(tmp_path / "a"),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(tmp_path / "b"),
+        "trt_profile_min_shapes": "image:1x4x4x3",
+        "trt_profile_opt_shapes": "image:16x64x64x3",
+        "trt_profile_max_shapes": "image:16x64x64x3",
+    }
+    options = onnxruntime_engine.tensorrt_options(bundle, 0, precision="fp32", **folders)
+    assert options["trt_fp16_enable"] == "0"
+
+
+def test_onnxruntime_with_tensorrt_says_what_is_missing(bundle, monkeypatch):
+    import onnxruntime
+
+    if onnxruntime_engine.cuda_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(EngineError, match="onnxruntime-tensorrt runs on NVIDIA GPUs only"):
+        create_engine(bundle, engine="onnxruntime-tensorrt", device="cpu")
+    with pytest.raises(EngineError, match="precision int8: ONNX Runtime has fp32 and fp16 on cuda:0"):
+        create_engine(bundle, engine="onnxruntime-tensorrt", precision="int8")
+    with pytest.raises(EngineError, match=r"precision fp16: .*tiny has no file .* --precision fp16"):
+        create_engine(bundle, engine="onnxruntime-tensorrt", precision="fp16")
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(EngineError, match=r"device cuda:0: .* no CUDA support: run  .*nucfast\[gpu\]"):
+            create_engine(bundle, engine="onnxruntime-tensorrt")
+    both = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    try:
+        ctypes.CDLL("libnvinfer.so.10")
+    except OSError:
+        message = (
+            r"needs TensorRT 10, .* run  pip install 'tensorrt-cu13>=10.13,<11'  or use engine onnxruntime"
+        )
+        with pytest.raises(EngineError, match=message):
+            create_engine(bundle, engine="onnxruntime-tensorrt")
+    monkeypatch.setattr(onnxruntime_engine, "tensorrt_release", lambda: "10.13.0")
+    with pytest.raises(EngineError, match="device cuda:0: no CUDA device is visible"):
+        create_engine(bundle, engine="onnxruntime-tensorrt")
+
+
+def test_cuda_graphs_need_a_gpu(bundle):
+    with pytest.raises(EngineError, match="CUDA graphs need engine onnxruntime on a GPU"):
+        onnxruntime_engine.OnnxRuntimeEngine(
+            bundle, device="cpu", precision="fp32", threads=1, cuda_graph=True
+        )
 
 
 def test_description(bundle):
@@ -329,7 +517,7 @@ def test_cuda_without_a_device(bundle, no_cuda, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(EngineError, match=r"device cuda:0: no CUDA device is visible; .* use device cpu"):
         create_engine(bundle, device="cuda")
-    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 2)
+    devices(monkeypatch, 2)
     with pytest.raises(EngineError, match=r"device cuda:2: there are 2 CUDA devices, from 0"):
         create_engine(bundle, device="cuda:2")
 
@@ -344,9 +532,9 @@ def test_silent_fall_back_of_onnxruntime_is_an_error(bundle, monkeypatch):
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda content, options, providers: real(content, options, providers=["CPUExecutionProvider"]),
+        lambda content, options, providers, **_: real(content, options, providers=["CPUExecutionProvider"]),
     )
-    monkeypatch.setattr(onnxruntime_engine, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(onnxruntime_engine, "CudaDevice", HostMemory)
     with pytest.raises(EngineError, match=r"could not load its CUDA libraries: run  .*nucfast\[gpu\]"):
         create_engine(bundle, device="cuda")
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from nucfast.cli import group
 from nucfast.engine import create_engine, load_bundle, parity
-from nucfast.errors import BundleError
+from nucfast.errors import BundleError, NucfastError
 from tiny_model import tiny_spec
 
 torch = pytest.importorskip("torch", reason="exporting needs PyTorch")
@@ -20,6 +22,7 @@ from torch import nn  # noqa: E402
 
 from nucfast_export import ExportError, export, export_bundle  # noqa: E402
 from nucfast_export.weights import store_weights_as_fp16  # noqa: E402
+from nucfast_training.networks import build_network  # noqa: E402
 
 STRIDE_PX = 4
 
@@ -272,3 +275,34 @@ def test_network_is_not_modified(tmp_path):
 def test_wrong_exporter(network, tmp_path):
     with pytest.raises(ValueError, match="exporter: expected auto, dynamo or torchscript, got 'fast'"):
         export_bundle(network, tmp_path / "tiny", tiny_spec(), exporter="fast")
+
+
+def test_command_makes_a_bundle_of_a_run(tmp_path):
+    """From `nucfast train` to a bundle that computes what the run's weights do."""
+    from safetensors.torch import load_file
+
+    run, out = tmp_path / "run", tmp_path / "bundle"
+    narrow = "network={ kind = 'fcn', widths = [4, 4, 8, 8], heads = { nucleus = 1 } }"
+    command = ["train", "dsb2018-fcn", "--smoke", "--device", "cpu", "-o", str(run), "--set", narrow]
+    assert CliRunner().invoke(group, command, catch_exceptions=False).exit_code == 0
+    with pytest.raises(NucfastError, match=r"run: say where the bundle goes, with -o FOLDER"):
+        CliRunner().invoke(group, ["export", str(run)], catch_exceptions=False)
+    # The weights' own path serves as well.
+    source = str(run / "weights.safetensors")
+    done = CliRunner().invoke(group, ["export", source, "-o", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.output.splitlines()[-1].startswith(f"{out / 'model.onnx'}: ")
+    bundle = load_bundle(out)
+    assert bundle.name == "dsb2018-fcn"
+    assert bundle.training["recipe"]["network"]["widths"] == [4, 4, 8, 8]
+    network = build_network(bundle.training["recipe"]).eval()
+    network.load_state_dict(load_file(run / "weights.safetensors"))
+    tiles = tiles_of((2, 64, 96))
+    with torch.no_grad():
+        logits = network(torch.from_numpy(tiles).float().permute(0, 3, 1, 2) / 255)["nucleus"]
+    expected = np.rint(255 * torch.sigmoid(logits).permute(0, 2, 3, 1).numpy())
+    for name in ("onnxruntime", "openvino"):
+        maps = create_engine(bundle, engine=name, device="cpu", precision="fp32").run(tiles)
+        assert np.abs(maps["nucleus"] - expected).max() <= 1
+    with pytest.raises(BundleError, match=r"no such bundle .*give the path of a bundle"):
+        CliRunner().invoke(group, ["export", str(tmp_path / "nothing")], catch_exceptions=False)

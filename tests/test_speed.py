@@ -85,6 +85,6 @@ class TestTensorRtRtx:
             build_engine(b"nonsense", bundle, library="tensorrt-rtx", tile_px=64, file="model.onnx")
 
     def test_refuses_to_run_without_a_device(self, bundle, monkeypatch):
-        monkeypatch.setattr("nucfast.engine.tensorrt_engine._Cuda.count", staticmethod(lambda: 0))
+        monkeypatch.setattr("nucfast.engine.cuda.cuda_device_count", lambda: 0)
         with pytest.raises(EngineError, match="tensorrt-rtx on cuda:0: no CUDA device is visible"):
             TensorRtEngine(bundle, library="tensorrt-rtx", device="cuda:0", precision="fp32", threads=1)

@@ -12,7 +12,8 @@ from nucfast.engine.bundle import (
     write_bundle,
 )
 from nucfast.engine.create import ENGINES, PRECISIONS, create_engine
-from nucfast.engine.onnxruntime_engine import cuda_device_count, onnxruntime_clash, onnxruntime_packages
+from nucfast.engine.cuda import cuda_device_count
+from nucfast.engine.onnxruntime_engine import onnxruntime_clash, onnxruntime_packages
 from nucfast.engine.parity import Difference, parity
 from nucfast.engine.speed import Speed, measure_speed
 from nucfast.engine.threads import available_cpus

@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     Attributes:
         bundle: what it runs.
-        name: "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "pytorch".
+        name: "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx", "pytorch".
         device: "cpu", "cuda:0".
         precision: the arithmetic in use: "fp32", "tf32", "bf16", "fp16", "int8".
         threads: processor threads it computes with.
@@ -152,10 +152,20 @@ def bundle_label(bundle: Bundle) -> str:
 
 
 def unreadable_model(bundle: Bundle, error: Exception, file: str = MODEL) -> BundleError:
-    """The error for a file that an engine refuses, cut to the reason's first line."""
+    """The error for a file that an engine refuses, cut to the line with the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
+    # OpenVINO puts a hint for its developers behind the operators that it does not know.
+    named = [line.removeprefix("-- ") for line in lines if "No conversion rule found" in line]
+    reason = (named or lines[-1:] or [type(error).__name__])[0]
     return BundleError(
-        f"{bundle_label(bundle)}: {file} cannot be loaded ({reason[:200]}): "
-        "install or export the bundle again"
+        f"{bundle_label(bundle)}: {file} cannot be loaded ({reason[:300]}): "
+        f"install or export the bundle again, with  nucfast export RUN -o {bundle_label(bundle)}"
+    )
+
+
+def too_large(bundle: Bundle, engine: str, shape: tuple[int, ...]) -> EngineError:
+    """The error for a batch of tiles larger than what TensorRT has built for."""
+    return EngineError(
+        f"{bundle_label(bundle)}: {engine} was built for tiles of up to {bundle.tile_px} px, "
+        f"got {shape[1]} x {shape[2]}: use smaller tiles or engine onnxruntime"
     )

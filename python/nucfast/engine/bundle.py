@@ -261,6 +261,11 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
             f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the path of a bundle, "
             "a directory or .zip)"
         )
+    if path.suffix == ".onnx":
+        raise BundleError(
+            f"{path}: a network alone is no model bundle, {MANIFEST} says what goes in and what comes out: "
+            "give the directory that holds both, or write one with  nucfast export RUN -o FOLDER"
+        )
     with _opened(path) as source:
         manifest = source.read(MANIFEST)
     bundle = _parse(manifest, path)

@@ -1,18 +1,20 @@
 """Which engine runs a bundle: the rule, in one place.
 
-===================  =============  ===================================================================
-``engine``           ``device``     what runs
-===================  =============  ===================================================================
-auto                 auto           ONNX Runtime on cuda:0 if its CUDA provider is installed and a
+====================  ============  ===================================================================
+``engine``            ``device``    what runs
+====================  ============  ===================================================================
+auto                  auto          ONNX Runtime on cuda:0 if its CUDA provider is installed and a
                                     device is there, else OpenVINO on the CPU
-auto                 cpu            OpenVINO
-auto                 cuda, cuda:i   ONNX Runtime; an error if CUDA cannot be used
-openvino             auto, cpu      OpenVINO on the CPU
-onnxruntime          auto           ONNX Runtime on cuda:0 as above, else on the CPU
-onnxruntime          cpu, cuda      ONNX Runtime there; an error if it cannot
-tensorrt             auto, cuda     TensorRT, built for the device at first use and cached
-tensorrt-rtx         auto, cuda     TensorRT-RTX, likewise
-===================  =============  ===================================================================
+auto                  cpu           OpenVINO
+auto                  cuda, cuda:i  ONNX Runtime; an error if CUDA cannot be used
+openvino              auto, cpu     OpenVINO on the CPU
+onnxruntime           auto          ONNX Runtime on cuda:0 as above, else on the CPU
+onnxruntime           cpu, cuda     ONNX Runtime there; an error if it cannot
+onnxruntime-tensorrt  auto, cuda    ONNX Runtime with TensorRT 10, built for the device at first use and
+                                    cached
+tensorrt              auto, cuda    TensorRT, likewise
+tensorrt-rtx          auto, cuda    TensorRT-RTX, likewise
+====================  ============  ===================================================================
 
 ``precision`` "auto":
 
@@ -38,7 +40,7 @@ from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.engine.threads import resolve_threads
 from nucfast.errors import EngineError
 
-ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
+ENGINES = ("auto", "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
@@ -80,9 +82,9 @@ def create_engine(
         raise EngineError(
             f"engine openvino runs on the CPU only, not on {device}; use engine onnxruntime or auto"
         )
-    if engine.startswith("tensorrt") and device == "cpu":
+    if "tensorrt" in engine and device == "cpu":
         raise EngineError(f"engine {engine} runs on NVIDIA GPUs only; use engine openvino or auto")
-    if device == "cuda" or (device == "auto" and engine.startswith("tensorrt")):
+    if device == "cuda" or (device == "auto" and "tensorrt" in engine):
         device = "cuda:0"
     if device == "auto":
         device = "cuda:0" if engine != "openvino" and cuda_available() else "cpu"
@@ -107,4 +109,5 @@ def create_engine(
         precision = "fp16"
     if engine.startswith("tensorrt"):
         return TensorRtEngine(bundle, library=engine, device=device, precision=precision, threads=threads)
-    return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads)
+    tensorrt = engine == "onnxruntime-tensorrt"
+    return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads, tensorrt=tensorrt)

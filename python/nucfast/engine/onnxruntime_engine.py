@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,18 +25,24 @@ from nucfast.engine.base import (
     check_tiles,
     model_for,
     output_buffers,
-    store,
+    promised_shape,
+    too_large,
     unreadable_model,
 )
 from nucfast.engine.bundle import Bundle
+from nucfast.engine.cache import cache_folder, cached_folder, slot_name
+from nucfast.engine.cuda import CudaDevice, cuda_device_count
+from nucfast.engine.tensorrt_engine import MAX_BATCH
 from nucfast.errors import EngineError, require
 
 GPU_INSTALL = "pip uninstall -y onnxruntime && pip install 'nucfast[gpu]'"
+TENSORRT_INSTALL = "pip install 'tensorrt-cu13>=10.13,<11'"
 
 # Distributions that all install the one module ``onnxruntime`` and overwrite each other's files.
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 _CUDA = "CUDAExecutionProvider"
-_TF32_COMPUTE_CAPABILITY = 8  # Ampere
+_TENSORRT = "TensorrtExecutionProvider"
+MAX_GRAPHS = 8
 
 
 def onnxruntime_packages() -> dict[str, str]:
@@ -62,15 +74,6 @@ def onnxruntime_clash() -> str | None:
     )
 
 
-def cuda_device_count() -> int:
-    """CUDA devices the driver shows to this process (honours CUDA_VISIBLE_DEVICES); 0 without a driver."""
-    driver = _cuda_driver()
-    if driver is None:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
-
-
 def cuda_available() -> bool:
     """Whether the installed ONNX Runtime can use CUDA and there is a device."""
     if cuda_device_count() == 0 or importlib.util.find_spec("onnxruntime") is None:
@@ -79,62 +82,111 @@ def cuda_available() -> bool:
     return _CUDA in runtime.get_available_providers()
 
 
-def _cuda_driver() -> ctypes.CDLL | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    return driver if driver.cuInit(0) == 0 else None
-
-
-def _has_tf32(index: int) -> bool:
-    driver = _cuda_driver()
-    if driver is None:
-        return False
-    device, major = ctypes.c_int(0), ctypes.c_int(0)
-    if driver.cuDeviceGet(ctypes.byref(device), index) != 0:
-        return False
-    attribute = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    known = driver.cuDeviceGetAttribute(ctypes.byref(major), attribute, device) == 0
-    return known and major.value >= _TF32_COMPUTE_CAPABILITY
-
-
-def _check_cuda(runtime: ModuleType, index: int) -> None:
-    """Raise EngineError unless CUDA device ``index`` can be used."""
-    if _CUDA not in runtime.get_available_providers():
+def _check_providers(runtime: ModuleType, asked: str, wanted: list[str]) -> None:
+    """Raise EngineError unless this ONNX Runtime was built with these providers."""
+    if not set(wanted) <= set(runtime.get_available_providers()):
         clash = onnxruntime_clash()
         what = clash if clash is not None else f"run  {GPU_INSTALL}"
-        raise EngineError(f"device cuda: the installed ONNX Runtime has no CUDA support: {what}")
-    count = cuda_device_count()
-    if index >= count:
-        found = "no CUDA device is visible" if count == 0 else f"there are {count} CUDA devices, from 0"
-        raise EngineError(
-            f"device cuda:{index}: {found}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device cpu"
-        )
+        raise EngineError(f"{asked}: the installed ONNX Runtime has no CUDA support: {what}")
     # The CUDA and cuDNN libraries of the pip packages are on no search path.
     if hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            runtime.preload_dlls()
+
+
+def tensorrt_release() -> str:
+    """The release of the TensorRT that ONNX Runtime's provider uses, such as "10.13.2".
+
+    Raises:
+        EngineError: it is not there.
+    """
+    # The pip package puts its libraries on no search path; importing it loads them.
+    with suppress(ImportError):
+        importlib.import_module("tensorrt")
+    try:
+        library = ctypes.CDLL("libnvinfer.so.10")
+    except OSError as error:
+        raise EngineError(
+            "engine onnxruntime-tensorrt: ONNX Runtime needs TensorRT 10, and libnvinfer.so.10 is not there: "
+            f"run  {TENSORRT_INSTALL}  or use engine onnxruntime"
+        ) from error
+    number = int(library.getInferLibVersion())
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def cuda_options(index: int, *, tf32: bool, cuda_graph: bool) -> dict[str, str]:
+    """Options of the CUDA provider."""
+    return {
+        "device_id": str(index),
+        "use_tf32": str(int(tf32)),
+        # The default search times every algorithm again for each new batch size, the last one included.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "enable_cuda_graph": str(int(cuda_graph)),
+    }
+
+
+def tensorrt_options(
+    bundle: Bundle, index: int, *, precision: str, engines: Path, timings: Path
+) -> dict[str, str]:
+    """Options of the TensorRT provider.
+
+    Args:
+        precision: that of the file. TensorRT takes half precision only where it is allowed.
+        engines: the folder for engines. ONNX Runtime names them by the graph without its weights, so each
+            file of each bundle needs its own.
+        timings: the folder for the times of single layers, which make the next engine quicker to build.
+    """
+    least, largest = (1, bundle.stride_px), (MAX_BATCH, bundle.tile_px)
+    shapes = {"min": least, "opt": largest, "max": largest}
+    return {
+        "device_id": str(index),
+        "trt_fp16_enable": str(int(precision == "fp16")),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(engines),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(timings),
+        **{
+            f"trt_profile_{kind}_shapes": f"{bundle.input_name}:{count}x{side}x{side}x3"
+            for kind, (count, side) in shapes.items()
+        },
+    }
 
 
 class OnnxRuntimeEngine:
     """Runs a bundle with ONNX Runtime; see ``nucfast.engine.Engine``.
+
+    The network reads and writes memory that is bound to it: on the CPU the caller's arrays, on a GPU buffers
+    of a ``CudaDevice``. Callers of a GPU in several threads take turns.
 
     Args:
         device: "cpu" or "cuda:<index>".
         precision: "fp32"; "int8" on the CPU; "fp16" on a GPU; or "auto": fp32, which on a GPU of the Ampere
             generation or later lets convolutions round their inputs to TF32 (11 bits).
         threads: threads of the CPU's computation; several callers share them.
+        tensorrt: let TensorRT 10 compute what it can; on a GPU only. Built at first use, and cached.
+        cuda_graph: record the work for a shape of batch once and replay it, for up to ``MAX_GRAPHS`` shapes;
+            on a GPU only, without ``tensorrt``.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        EngineError: the device or precision is not there.
+        EngineError: the device, precision or TensorRT is not there.
         BundleError: the model cannot be loaded.
     """
 
-    name = "onnxruntime"
-
-    def __init__(self, bundle: Bundle, *, device: str, precision: str, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str,
+        precision: str,
+        threads: int,
+        tensorrt: bool = False,
+        cuda_graph: bool = False,
+    ) -> None:
         on_gpu = device != "cpu"
+        self.name = "onnxruntime-tensorrt" if tensorrt else "onnxruntime"
+        if cuda_graph and (tensorrt or not on_gpu):
+            raise EngineError(f"engine {self.name} on {device}: CUDA graphs need engine onnxruntime on a GPU")
         offered = ("fp32", "fp16") if on_gpu else ("fp32", "int8")
         if precision not in ("auto", *offered):
             raise EngineError(
@@ -146,66 +198,191 @@ class OnnxRuntimeEngine:
             extra="gpu" if on_gpu else "cpu",
             purpose=f"device {device}" if on_gpu else "engine onnxruntime",
         )
+        self._runtime = runtime
         self.bundle = bundle
         self.device = device
         self.precision = precision if precision != "auto" else "fp32"
         self._file = model_for(bundle, self.precision, engine="ONNX Runtime")
         self.threads = threads
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if on_gpu:
-            index = int(device.removeprefix("cuda:"))
-            _check_cuda(runtime, index)
-            tf32 = precision == "auto" and _has_tf32(index)
-            if tf32:
-                self.precision = "tf32"
-            # The default search times every algorithm again for each new batch size, the last one included.
-            search = {"cudnn_conv_algo_search": "HEURISTIC"}
-            providers.insert(0, (_CUDA, {"device_id": index, "use_tf32": int(tf32), **search}))
-        self._session = self._load(runtime, providers)
-        self._check_ports()
-        if on_gpu and self._session.get_providers()[0] != _CUDA:
-            # ONNX Runtime falls back to the CPU by itself; that is never what was asked for.
-            raise EngineError(
-                f"device {device}: ONNX Runtime could not load its CUDA libraries: run  {GPU_INSTALL}"
-            )
+        self._place = ("cpu", 0)  # of the memory that is bound
+        self._cuda: CudaDevice | None = None
+        self._graphs: dict[tuple[int, ...], int] | None = {} if cuda_graph else None
+        self._lock = threading.Lock()
+        with self._providers(precision, tensorrt=tensorrt) as providers:
+            self._session = self._load([*providers, "CPUExecutionProvider"])
+            first = providers[0][0] if providers else "CPUExecutionProvider"
+            if self._session.get_providers()[0] != first:
+                # ONNX Runtime falls back to the CPU by itself; that is never what was asked for.
+                raise self._unloadable()
+            self._check_ports()
+            # TensorRT may wait with the build until something runs.
+            self._check_shapes()
         release = ".".join(runtime.__version__.split(".")[:2])
         where = device.replace("cpu", "CPU").replace("cuda", "CUDA")
+        how = " with TensorRT" if tensorrt else ", CUDA graphs" if cuda_graph else ""
         count = f", {threads} thread{'' if threads == 1 else 's'}" if not on_gpu else ""
-        self.description = f"ONNX Runtime {release} on {where}, {self.precision}{count}"
+        self.description = f"ONNX Runtime {release} on {where}, {self.precision}{count}{how}"
 
-    def _load(self, runtime: ModuleType, providers: list[Any]) -> Any:
-        options = runtime.SessionOptions()
+    @contextmanager
+    def _providers(self, precision: str, *, tensorrt: bool) -> Iterator[list[tuple[str, dict[str, str]]]]:
+        """What ONNX Runtime is to use besides the CPU, best first; sets up the device."""
+        if self.device == "cpu":
+            yield []
+            return
+        asked = f"device {self.device}"
+        _check_providers(self._runtime, asked, [_CUDA, _TENSORRT] if tensorrt else [_CUDA])
+        release = tensorrt_release() if tensorrt else ""
+        self._cuda = cuda = CudaDevice(int(self.device.removeprefix("cuda:")), asked)
+        self._place = ("cuda", cuda.index)
+        if cuda.has_tf32 and self.precision == "fp32" and precision == "auto":
+            self.precision = "tf32"
+        on_cuda = cuda_options(cuda.index, tf32=self.precision == "tf32", cuda_graph=self._graphs is not None)
+        if not tensorrt:
+            yield [(_CUDA, on_cuda)]
+            return
+        if cuda.has_tf32 and self.precision == "fp32":
+            # The provider has no switch for it.
+            raise EngineError(
+                "precision fp32: TensorRT in ONNX Runtime computes fp32 in TF32 on this GPU; "
+                "use precision auto, or engine onnxruntime"
+            )
+        slot = {
+            "network": self.bundle.name,
+            "library": self.name,
+            "device": cuda.name,
+            "precision": self.precision,
+            "shape": f"{MAX_BATCH}x{self.bundle.tile_px}",
+        }
+        made_with = {
+            "sha256_of_model": self.bundle.files[self._file],
+            "version": f"{self._runtime.__version__} with TensorRT {release}",
+        }
+        timings = cache_folder() / slot_name({"for": "timings", "device": cuda.name, "release": release})
+        with cached_folder(slot, made_with, folder=cache_folder()) as engines:
+            timings.mkdir(exist_ok=True)
+            options = tensorrt_options(
+                self.bundle, cuda.index, precision=self.precision, engines=engines, timings=timings
+            )
+            yield [(_TENSORRT, options), (_CUDA, on_cuda)]
+
+    def _load(self, providers: list[Any]) -> Any:
+        options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # errors; they are raised as well
         # Spinning threads take the core from the pipeline's other stages and win nothing here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         content = self.bundle.read_file(self._file)
         try:
-            return runtime.InferenceSession(content, options, providers=providers)
+            return self._runtime.InferenceSession(
+                content, options, providers=providers, enable_fallback=False
+            )
         # The binding's exceptions have no common base but this.
         except Exception as error:
+            # What it says where a provider's libraries do not load; else it is the model.
+            if "GPU requirements page" in str(error):
+                raise self._unloadable() from error
             raise unreadable_model(self.bundle, error, self._file) from error
+
+    def _unloadable(self) -> EngineError:
+        kind, install = "CUDA", GPU_INSTALL
+        if self.name == "onnxruntime-tensorrt":
+            kind, install = "CUDA or TensorRT", f"{GPU_INSTALL} && {TENSORRT_INSTALL}"
+        return EngineError(
+            f"device {self.device}: ONNX Runtime could not load its {kind} libraries: run  {install}"
+        )
 
     def _check_ports(self) -> None:
         inputs = {port.name: port.type for port in self._session.get_inputs()}
         outputs = {port.name: port.type for port in self._session.get_outputs()}
         check_graph(self.bundle, inputs, outputs, uint8_name="tensor(uint8)")
 
+    def _check_shapes(self) -> None:
+        """Hold the outputs of the smallest tile against the bundle: `run` gives memory of these sizes."""
+        tile = np.zeros((1, self.bundle.stride_px, self.bundle.stride_px, 3), np.uint8)
+        expected = output_buffers(tile, self.bundle, None)
+        options = self._run_options(None)
+        try:
+            results = self._session.run(list(expected), {self.bundle.input_name: tile}, options)
+        except Exception as error:
+            raise self._failure(error) from error
+        for (name, target), result in zip(expected.items(), results, strict=True):
+            promised_shape(result.shape, target.shape, name, self.bundle)
+
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
         check_tiles(tiles, self.bundle)
         maps = output_buffers(tiles, self.bundle, out)
-        # A GPU wants the batch at once; on the CPU a tile at a time stays in cache and keeps memory flat.
-        step = 1 if self.device == "cpu" else max(1, len(tiles))
-        for start in range(0, len(tiles), step):
-            part = np.ascontiguousarray(tiles[start : start + step])
-            try:
-                results = self._session.run(list(maps), {self.bundle.input_name: part})
-            except Exception as error:
-                lines = str(error).splitlines() or ["no reason given"]
-                raise EngineError(
-                    f"{bundle_label(self.bundle)}: ONNX Runtime failed: {lines[0][:200]}"
-                ) from error
-            for result, (name, target) in zip(results, maps.items(), strict=True):
-                store(result, target[start : start + step], name, self.bundle)
+        if self._cuda is not None:
+            with self._lock:
+                self._run_on_gpu(self._cuda, tiles, maps)
+            return maps
+        tiles = np.ascontiguousarray(tiles)
+        # A tile at a time stays in cache and keeps memory flat.
+        for index in range(len(tiles)):
+            tile = tiles[index : index + 1]
+            targets = {name: value[index : index + 1] for name, value in maps.items()}
+            # Straight into the caller's arrays, unless their bytes are not one behind the other.
+            filled = {name: np.ascontiguousarray(target) for name, target in targets.items()}
+            addresses = {name: value.ctypes.data for name, value in filled.items()}
+            self._compute(tile.shape, tile.ctypes.data, addresses)
+            for name, target in targets.items():
+                if filled[name] is not target:
+                    np.copyto(target, filled[name])
         return maps
+
+    def _run_on_gpu(self, cuda: CudaDevice, tiles: NDArray[np.uint8], maps: Maps) -> None:
+        step = max(1, len(tiles))  # a GPU wants the batch at once
+        if self.name == "onnxruntime-tensorrt":
+            step = MAX_BATCH
+            if max(tiles.shape[1:3]) > self.bundle.tile_px:
+                raise too_large(self.bundle, self.name, tiles.shape)
+        for start in range(0, len(tiles), step):
+            batch = tiles[start : start + step]
+            targets = {name: value[start : start + step] for name, value in maps.items()}
+            graph = self._graph(batch.shape)
+            compute = partial(self._compute_on_gpu, cuda, batch.shape, graph)
+            # By group, since a graph has the addresses that it was recorded with.
+            cuda.run(batch, targets, compute, group=graph)
+
+    def _compute_on_gpu(
+        self,
+        cuda: CudaDevice,
+        shape: tuple[int, ...],
+        graph: int | None,
+        source: int,
+        targets: Mapping[str, int],
+    ) -> None:
+        cuda.wait()  # ONNX Runtime has a stream of its own, and waits for that itself
+        self._compute(shape, source, targets, graph)
+
+    def _graph(self, shape: tuple[int, ...]) -> int | None:
+        """The number of the graph for batches of this shape; None: there is none."""
+        if self._graphs is None or (shape not in self._graphs and len(self._graphs) == MAX_GRAPHS):
+            return None
+        return self._graphs.setdefault(shape, len(self._graphs))
+
+    def _run_options(self, graph: int | None) -> Any:
+        options = self._runtime.RunOptions()
+        if self._graphs is not None:
+            # -1: do not record. Without a number all shapes would share one graph.
+            options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+        return options
+
+    def _compute(
+        self, shape: tuple[int, ...], source: int, targets: Mapping[str, int], graph: int | None = None
+    ) -> None:
+        """Run on memory of the device: tiles at address ``source``, maps to the addresses ``targets``."""
+        binding = self._session.io_binding()
+        binding.bind_input(self.bundle.input_name, *self._place, np.uint8, shape, source)
+        for name, address in targets.items():
+            spec = self.bundle.output(name)
+            sides = (shape[1] // spec.stride, shape[2] // spec.stride)
+            binding.bind_output(name, *self._place, np.uint8, (shape[0], *sides, spec.channels), address)
+        try:
+            self._session.run_with_iobinding(binding, self._run_options(graph))
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> EngineError:
+        lines = str(error).splitlines() or ["no reason given"]
+        return EngineError(f"{bundle_label(self.bundle)}: ONNX Runtime failed: {lines[0][:200]}")

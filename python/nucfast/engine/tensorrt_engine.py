@@ -7,7 +7,6 @@ machines without a GPU.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import threading
 from collections.abc import Mapping
@@ -17,9 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine.base import Maps, bundle_label, check_tiles, model_for, output_buffers, unreadable_model
+from nucfast.engine.base import (
+    Maps,
+    bundle_label,
+    check_tiles,
+    model_for,
+    output_buffers,
+    too_large,
+    unreadable_model,
+)
 from nucfast.engine.bundle import Bundle
 from nucfast.engine.cache import cache_folder, cached_engine
+from nucfast.engine.cuda import CudaDevice, check_device
 from nucfast.errors import EngineError, MissingExtraError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -54,8 +62,8 @@ def build_engine(
     """
     runtime = import_tensorrt(library)
     logger = _logger(runtime)
-    if library == "tensorrt" and _Cuda.count() == 0:
-        raise EngineError("engine tensorrt: no CUDA device is visible; check nvidia-smi")
+    if library == "tensorrt":
+        check_device(0, "engine tensorrt")
     builder = runtime.Builder(logger)
     # TensorRT 10 has other kinds of networks too; later ones have this kind only.
     flags = getattr(runtime, "NetworkDefinitionCreationFlag", None)
@@ -66,6 +74,7 @@ def build_engine(
         reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise unreadable_model(bundle, ValueError(reasons[-1] if reasons else "no reason given"), file)
     config = builder.create_builder_config()
+    config.clear_flag(runtime.BuilderFlag.TF32)  # set by default, where fp32 is what was asked for
     profile = builder.create_optimization_profile()
     least = (1, bundle.stride_px, bundle.stride_px, 3)
     largest = (batch, tile_px, tile_px, 3)
@@ -107,7 +116,7 @@ class TensorRtEngine:
         if precision == "bf16":
             raise EngineError(f"precision bf16: engine {library} has fp32, fp16 and int8; use one of these")
         runtime = import_tensorrt(library)
-        self._cuda = _Cuda(int(device.removeprefix("cuda:")), library)
+        self._cuda = CudaDevice(int(device.removeprefix("cuda:")), f"engine {library} on {device}")
         self.bundle = bundle
         self.name = library
         self.device = device
@@ -164,7 +173,6 @@ class TensorRtEngine:
         check_tiles(tiles, self.bundle)
         maps = output_buffers(tiles, self.bundle, out)
         with self._lock:
-            self._cuda.enter()
             for start in range(0, len(tiles), MAX_BATCH):
                 self._run_batch(
                     tiles[start : start + MAX_BATCH],
@@ -173,93 +181,14 @@ class TensorRtEngine:
         return maps
 
     def _run_batch(self, tiles: NDArray[np.uint8], maps: Maps) -> None:
-        cuda, context, name = self._cuda, self._context, self.bundle.input_name
-        if not context.set_input_shape(name, tiles.shape):
-            raise EngineError(
-                f"{bundle_label(self.bundle)}: {self.name} was built for tiles of up to "
-                f"{self.bundle.tile_px} px, got {tiles.shape[1]} x {tiles.shape[2]}"
-            )
-        host, device = cuda.buffers(name, tiles.nbytes)
-        host[: tiles.nbytes] = np.ascontiguousarray(tiles).reshape(-1)
-        cuda.upload(device, host, tiles.nbytes)
-        context.set_tensor_address(name, device)
-        for output, target in maps.items():
-            context.set_tensor_address(output, cuda.buffers(output, target.nbytes)[1])
-        if not context.execute_async_v3(cuda.stream):
-            raise EngineError(f"{bundle_label(self.bundle)}: {self.name} failed: {self._logger.last}")
-        for output, target in maps.items():
-            host, device = cuda.buffers(output, target.nbytes)
-            cuda.download(host, device, target.nbytes)
-        cuda.wait()
-        for output, target in maps.items():
-            host, _ = cuda.buffers(output, target.nbytes)
-            target[...] = host[: target.nbytes].reshape(target.shape)
+        context, name = self._context, self.bundle.input_name
 
+        def compute(source: int, targets: dict[str, int]) -> None:
+            if not context.set_input_shape(name, tiles.shape):
+                raise too_large(self.bundle, self.name, tiles.shape)
+            for port, address in (targets | {name: source}).items():
+                context.set_tensor_address(port, address)
+            if not context.execute_async_v3(self._cuda.stream):
+                raise EngineError(f"{bundle_label(self.bundle)}: {self.name} failed: {self._logger.last}")
 
-class _Cuda:
-    """The little of the CUDA driver that is needed: a stream, buffers on the device and page-locked ones."""
-
-    def __init__(self, index: int, library: str) -> None:
-        count = self.count()
-        if index >= count:
-            found = "no CUDA device is visible" if count == 0 else f"there are {count} CUDA devices, from 0"
-            raise EngineError(
-                f"engine {library} on cuda:{index}: {found}; check nvidia-smi and CUDA_VISIBLE_DEVICES, "
-                "or use engine openvino"
-            )
-        self._driver = ctypes.CDLL("libcuda.so.1")
-        device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), index)
-        name = ctypes.create_string_buffer(100)
-        self._call("cuDeviceGetName", name, len(name), device)
-        self.name = name.value.decode()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
-        self.enter()
-        self._call("cuStreamCreate", ctypes.byref(stream), 0)
-        self.stream = stream.value or 0
-        self._buffers: dict[str, tuple[NDArray[np.uint8], int]] = {}
-
-    @staticmethod
-    def count() -> int:
-        """CUDA devices the driver shows to this process."""
-        try:
-            driver = ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            return 0
-        count = ctypes.c_int(0)
-        known = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        return count.value if known else 0
-
-    def _call(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._driver, function)(*arguments)
-        if code != 0:
-            raise EngineError(f"the CUDA driver failed: {function} returned {code}")
-
-    def enter(self) -> None:
-        """Make the device current in this thread."""
-        self._call("cuCtxSetCurrent", self._context)
-
-    def buffers(self, name: str, size: int) -> tuple[NDArray[np.uint8], int]:
-        """(page-locked array, device address) of at least this many bytes, kept from call to call."""
-        found = self._buffers.get(name)
-        if found is None or found[0].size < size:
-            if found is not None:
-                self._call("cuMemFreeHost", ctypes.c_void_p(found[0].ctypes.data))
-                self._call("cuMemFree_v2", ctypes.c_void_p(found[1]))
-            host, device = ctypes.c_void_p(), ctypes.c_void_p()
-            self._call("cuMemHostAlloc", ctypes.byref(host), ctypes.c_size_t(size), 0)
-            self._call("cuMemAlloc_v2", ctypes.byref(device), ctypes.c_size_t(size))
-            array = np.ctypeslib.as_array(ctypes.cast(host, ctypes.POINTER(ctypes.c_uint8)), (size,))
-            found = self._buffers[name] = array, device.value or 0
-        return found
-
-    def upload(self, device: int, host: NDArray[np.uint8], size: int) -> None:
-        source, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self.stream)
-        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_void_p(device), source, ctypes.c_size_t(size), stream)
-
-    def download(self, host: NDArray[np.uint8], device: int, size: int) -> None:
-        target, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self.stream)
-        self._call("cuMemcpyDtoHAsync_v2", target, ctypes.c_void_p(device), ctypes.c_size_t(size), stream)
-
-    def wait(self) -> None:
-        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+        self._cuda.run(tiles, maps, compute)
