@@ -1,10 +1,12 @@
-"""Train the systems that nucfast replaces, one after another, within a time limit, in one call.
+"""Train recipes on a GPU, one after another, within a time limit, in one call.
 
-    python benchmarks/gpu/train_zoo.py --data DATA --runs RUNS --out SMALL --max-seconds 540 [RECIPE ...]
+    python benchmarks/gpu/train.py --data DATA --runs RUNS --out SMALL --max-seconds 540 models
+    python benchmarks/gpu/train.py --data DATA --runs RUNS --out SMALL --max-seconds 540 zoo
 
-Runs go on where they stopped when the call is repeated with the same RUNS. SMALL gets files of less than
-16 MB: ``results.jsonl`` (a row per finished or stopped run), logs, pictures, and weights as fp16, in parts if
-need be (join them with ``cat``). Needs PyTorch and what the extra "train" brings; no network connection.
+Name recipes, ``models`` (those that ship) or ``zoo`` (the systems that nucfast replaces). Runs go on where
+they stopped when the call is repeated with the same RUNS. SMALL gets files of less than 16 MB:
+``results.jsonl`` (a row per finished or stopped run), logs, pictures, and weights as fp16, in parts if need
+be (join them with ``cat``). Needs PyTorch and what the extra "train" brings; no network connection.
 """
 
 from __future__ import annotations
@@ -24,30 +26,34 @@ from nucfast.errors import NucfastError
 from nucfast_training.recipe import load_recipe
 from nucfast_training.run import run_recipe
 
-# Longest first; the ensemble last, since it needs its members' runs.
-RECIPES = (
-    "consep-unet-sharp",
-    "consep-unet",
-    "consep-unet-8",
-    "isbi2012-unet",
-    "isbi2012-segnet",
-    "consep-unet-epochs",
-    "consep-unet-rates",
-    "consep-unet-quarter",
-    "consep-unet-quarter-8",
-    "consep-unet-dropout",
-    "dsb2018-linknet4",
-    "dsb2018-linknet2",
-    "dsb2018-unet",
-    "dsb2018-fcn",
-    "dsb2018-ensemble",
-)
+GROUPS = {
+    # he-accurate begins with he-fast's run.
+    "models": ("he-fast", "he-accurate", "micro-fast", "he-open"),
+    # Longest first; the ensemble last, since it needs its members' runs.
+    "zoo": (
+        "consep-unet-sharp",
+        "consep-unet",
+        "consep-unet-8",
+        "isbi2012-unet",
+        "isbi2012-segnet",
+        "consep-unet-epochs",
+        "consep-unet-rates",
+        "consep-unet-quarter",
+        "consep-unet-quarter-8",
+        "consep-unet-dropout",
+        "dsb2018-linknet4",
+        "dsb2018-linknet2",
+        "dsb2018-unet",
+        "dsb2018-fcn",
+        "dsb2018-ensemble",
+    ),
+}
 PART_BYTES = 15_000_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE")
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="checkpoints, which may be large")
     parser.add_argument("--out", type=Path, required=True, help="what is worth keeping, in small files")
@@ -56,16 +62,20 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.max_seconds
-    for i, name in enumerate(args.recipes):
+    recipes = [name for given in args.recipes for name in GROUPS.get(given, (given,))]
+    for i, name in enumerate(recipes):
         left = end - time.monotonic()
         if left <= 0:
             print(f"{name}: not begun, the time is up", flush=True)
             continue
         changes = []
-        if load_recipe(name).start.runs:
-            members = [str(args.runs / Path(run).name) for run in load_recipe(name).start.runs]
+        start = load_recipe(name).start
+        if start.runs:
+            members = [str(args.runs / Path(run).name) for run in start.runs]
             changes = [f"start.runs={json.dumps(members)}"]
-        share = left / (len(args.recipes) - i)
+        if start.grow:
+            changes = [f"start.grow={args.runs / Path(start.grow).name}"]
+        share = left / (len(recipes) - i)
         try:
             reports = run_recipe(
                 name,
