@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import click
@@ -39,8 +38,7 @@ WEIGHTS = "weights.safetensors"
 )
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path),
-    help="Settings of the bundle, instead of the checkpoint's.",
+    help="Name or path of the recipe whose [bundle] counts, instead of the checkpoint's own.",
 )
 @click.option(
     "--scores",
@@ -56,7 +54,7 @@ def command(
     precision: str,
     output: Path | None,
     data: Path | None,
-    recipe: Path | None,
+    recipe: str | None,
     scores: tuple[Path, ...],
     tile_px: int | None,
     batch: int,
@@ -71,6 +69,7 @@ def command(
     require("onnxruntime", extra="cpu", purpose="nucfast export")
     from nucfast_export.run import export_run
     from nucfast_export.variants import CHECK_TILES, add_variant, read_tiles
+    from nucfast_training.recipe import load_recipe
 
     path = Path(source)
     run = path.parent if path.name == WEIGHTS else path
@@ -80,7 +79,7 @@ def command(
         report = export_run(
             run,
             output,
-            recipe=tomllib.loads(recipe.read_text()) if recipe else None,
+            recipe=load_recipe(recipe).table if recipe else None,
             scores=[json.loads(file.read_text()) for file in scores],
             tiles=lambda bundle: read_tiles(data, "val", bundle, CHECK_TILES) if data else [],
         )
