@@ -96,7 +96,7 @@ def test_heads_for_other_classes_start_anew(recipe):
     network = build_network({"network": recipe.network | {"classes": 2}})
     assert load_from_bundle(network, bundle) == ["kinds"]
     with pytest.raises(
-        RecipeError, match=r"start.bundle: he-fast holds no weights of shape .* for 'encode2.0.0'"
+        RecipeError, match=r"start.bundle: he-fast holds no weights of shape .* for 'encode2.0'"
     ):
         load_from_bundle(build_network({"network": recipe.network | {"widths": [8, 8, 8, 8]}}), bundle)
 

@@ -76,6 +76,7 @@ def fuse_rounding(model: onnx.ModelProto) -> None:
     for node in list(model.graph.node):
         if node.op_type == "DepthToSpace":
             _shuffle_bytes(graph, node)
+    del model.graph.value_info[:]  # shapes that no longer hold; engines infer them anyway
     used = set(graph.users)
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
         model.graph.initializer.remove(tensor)
