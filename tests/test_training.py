@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
+from nucfast.engine import load_bundle
 from nucfast.errors import DatasetError
 from nucfast.ops import normalize_stain, split_instances
 from nucfast.testing import synthetic_slide
@@ -22,11 +23,12 @@ from nucfast_training import train as train_module
 from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
 from nucfast_training.data import read_sets
 from nucfast_training.errors import RecipeError, TrainingError
+from nucfast_training.networks import build_network
 from nucfast_training.networks.fast_unet import FastUNet
 from nucfast_training.patches import Patches
 from nucfast_training.recipe import Recipe, merge
 from nucfast_training.run import run_recipe
-from nucfast_training.start import load_grown
+from nucfast_training.start import calibrate_norms, load_from_bundle, load_grown
 from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
 from nucfast_training.train import train
 
@@ -388,3 +390,43 @@ def test_a_grown_network_starts_where_the_small_one_ended(tmp_path):
         load_grown(FastUNet(widths=(4, 8, 8, 8)), tmp_path)
     with pytest.raises(RecipeError, match=r"start.grow: .* cannot be read"):
         load_grown(small, tmp_path / "none")
+
+
+def test_a_refined_network_knows_what_the_coarse_one_did(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    coarse = FastUNet(widths=(4, 8, 8, 12), head_width=4)
+    for _ in range(3):
+        coarse(torch.rand(2, 3, 64, 64))
+    save_file(coarse.state_dict(), tmp_path / "weights.safetensors")
+    sizes = {"widths": (6, 8, 8, 8, 12), "blocks": (1,) * 4, "decoder_blocks": (0, 0, 1, 1)}
+    fine = FastUNet(**sizes, head_width=8, class_stride=8)
+    load_grown(fine, tmp_path, finer=True)
+    image = torch.rand(1, 3, 64, 96)
+    enlarged = image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    with torch.no_grad():
+        found, expected = fine.eval()(enlarged), coarse.eval()(image)
+        torch.testing.assert_close(found["class"], expected["class"], rtol=1e-4, atol=1e-4)
+        calibrate_norms(fine, enlarged)
+        again, training = fine.eval()(enlarged), fine.train()(enlarged)
+    for name in found:
+        torch.testing.assert_close(again[name], found[name], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(training[name], found[name], rtol=1e-2, atol=1e-2)
+    assert found["nucleus"].shape == (1, 1, 128, 192)
+    with pytest.raises(RecipeError, match=r"start.refine: .* is not of a smaller network of this kind"):
+        load_grown(coarse, tmp_path, finer=True)
+
+
+def test_a_bundles_network_trains_on_from_what_it_computes():
+    bundle = load_bundle("he-fast")
+    network = build_network(bundle.training["recipe"])
+    load_from_bundle(network, bundle)
+    images = torch.from_numpy(synthetic_slide(256, 192, seed=3).image[None]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        before = network.eval()(images)
+        calibrate_norms(network, images)
+        after, training = network.eval()(images), network.train()(images)
+    for name, logits in before.items():
+        torch.testing.assert_close(after[name], logits, rtol=1e-3, atol=1e-3)
+        assert (training[name] - logits).abs().mean() < 0.05

@@ -158,13 +158,15 @@ class StartSettings:
     Attributes:
         bundle: a bundle, by name or path: its network, resolution and classes are taken over as well.
         runs: folders of runs; several for an ensemble's members.
-        grow: folder of a run of a smaller network of the same kind, whose function is the start.
+        grow: a run or bundle of a smaller network of the same kind, whose function is the start.
+        refine: a run or bundle of such a network that lacks the finest level, for twice the um per pixel.
         encoder: safetensors or PyTorch file with timm's names, for networks with such an encoder.
     """
 
     bundle: str = ""
     runs: list[str] = field(default_factory=list)
     grow: str = ""
+    refine: str = ""
     encoder: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nucfast.engine import Bundle, load_bundle
-from nucfast.errors import require
+from nucfast.errors import NucfastError, require
 from nucfast_training.errors import RecipeError
-from nucfast_training.networks import Ensemble
+from nucfast_training.networks import Ensemble, build_network
 from nucfast_training.networks.fast_unet import Residual
 from nucfast_training.recipe import Recipe
 
@@ -37,8 +38,11 @@ def load_start(network: nn.Module, recipe: Recipe, say: Callable[[str], None]) -
         load_from_runs(network, [Path(run) for run in start.runs])
         say(f"weights of {', '.join(start.runs)}")
     if start.grow:
-        load_grown(network, Path(start.grow))
+        load_grown(network, start.grow)
         say(f"weights of {start.grow}, whose network was grown to this one")
+    if start.refine:
+        load_grown(network, start.refine, finer=True)
+        say(f"weights of {start.refine}, whose network got a finer level")
     if start.encoder:
         load_encoder(network, Path(start.encoder))
         say(f"encoder weights of {start.encoder}")
@@ -135,6 +139,41 @@ def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
     }
 
 
+@torch.no_grad()
+def calibrate_norms(network: nn.Module, images: Tensor) -> None:
+    """Let batch normalisation know what goes through it, without changing what the network computes.
+
+    A bundle's normalisation is folded into its convolutions. To train on, each layer of it needs the mean and
+    variance of its input; scale and offset then take them back. Without this the first batch in training mode
+    would be scaled in another way than the network was trained for.
+
+    Args:
+        network: as ``load_from_bundle`` fills it.
+        images: (N, 3, H, W), as it is trained on; dozens of patches.
+    """
+    seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3))
+        seen[module] = mean, variance  # type: ignore[index]
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [module.register_forward_pre_hook(note) for module in norms]
+    was_training = network.training
+    network.eval()(images)
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    for norm, (mean, variance) in seen.items():
+        if norm.running_mean is None or norm.running_var is None:
+            continue
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        norm.bias += (mean - norm.running_mean) * scale
+        norm.weight.copy_(scale * torch.sqrt(variance + norm.eps))
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
 def load_from_runs(network: nn.Module, runs: list[Path]) -> None:
     """Weights of one run, or for an ensemble of one run per member."""
     targets = list(network.members) if isinstance(network, Ensemble) else [network]
@@ -148,17 +187,29 @@ def load_from_runs(network: nn.Module, runs: list[Path]) -> None:
             raise RecipeError(f"start.runs: {run} holds another network ({reason})") from error
 
 
-def load_grown(network: nn.Module, run: Path) -> None:
-    """Weights of a run of a narrower or shallower network of the same kind, so that both compute the same.
+def load_grown(network: nn.Module, source: str | Path, *, finer: bool = False) -> None:
+    """Weights of a narrower or shallower network of the same kind, so that both compute the same.
 
     Channels are repeated, and what reads them is divided among the copies at random, so that these do not
     learn the same (Net2Net: Chen, Goodfellow & Shlens, ICLR 2016). Residual blocks that the small network
     lacks add nothing at first.
 
+    With ``finer`` the small network is one for twice the um per pixel: its levels become those below the
+    network's first, which at first hands down the mean colour of every 2 x 2 pixels. Down to the features
+    from which it read its maps both then compute the same; the finest level and the maps are new.
+
+    Args:
+        network: to be filled.
+        source: folder of a run, or a bundle, by name or path.
+        finer: whether the network has one level more, at the fine end.
+
     Raises:
-        RecipeError: the run holds a larger or another network.
+        RecipeError: the source holds a larger or another network.
     """
-    small = _weights(run, "start.grow")
+    setting = "start.refine" if finer else "start.grow"
+    small = _stored(source, setting)
+    if finer:
+        small = {_finer(name): value for name, value in small.items() if not name.startswith("maps.")}
     state = network.state_dict()
     strange = [name for name in small if name not in state]
     strange += [
@@ -168,21 +219,47 @@ def load_grown(network: nn.Module, run: Path) -> None:
         and (value.dim() != state[name].dim() or any(np.greater(value.shape, state[name].shape)))
     ]
     if strange:
-        raise RecipeError(f"start.grow: {run} is not of a smaller network of this kind, see {strange[0]!r}")
+        raise RecipeError(f"{setting}: {source} is not of a smaller network of this kind, see {strange[0]!r}")
+    stem = "encode4.0.weight" if finer else ""  # of its inputs only the three colours are old
     for name, value in state.items():
         if name not in small:
             continue
         grown = small[name]
         for axis in range(min(grown.dim(), 2)):
+            if name == stem and axis == 1:
+                grown = torch.cat([grown, torch.zeros(value.shape[0], value.shape[1] - 3, 3, 3)], dim=1)
+                continue
             copy_of = torch.arange(value.shape[axis]) % grown.shape[axis]
             grown = grown.index_select(axis, copy_of)
             if axis == 1 and len(copy_of) > small[name].shape[1]:
                 grown = grown * _shares(value.shape[0], copy_of)[:, :, None, None]
         state[name] = grown
+    if finer:
+        mean = torch.zeros(3, 3, 3, 3)
+        mean[range(3), range(3), 1:, 1:] = 0.25  # rows and columns 2i and 2i + 1, at stride 2
+        state["encode2.0.weight"][:3] = mean
     network.load_state_dict(state)
     for name, module in network.named_modules():
         if isinstance(module, Residual) and f"{name}.body.2.weight" not in small:
             nn.init.zeros_(module.body[2].weight)
+
+
+def _finer(name: str) -> str:
+    """The name of a parameter in a network with one level more at the fine end: strides are doubled."""
+    return re.sub(r"^([a-z]+)(\d+)", lambda found: f"{found[1]}{2 * int(found[2])}", name)
+
+
+def _stored(source: str | Path, setting: str) -> dict[str, Tensor]:
+    """The weights of a run's folder or of a bundle."""
+    if (Path(source) / "weights.safetensors").exists():
+        return _weights(Path(source), setting)
+    try:
+        bundle = load_bundle(source)
+    except NucfastError as error:
+        raise RecipeError(f"{setting}: {source} cannot be read, neither as a run nor as a bundle") from error
+    network = build_network(bundle.training.get("recipe", {}))
+    load_from_bundle(network, bundle)
+    return network.state_dict()
 
 
 def _shares(outputs: int, copy_of: Tensor) -> Tensor:

@@ -40,11 +40,12 @@ from nucfast_training.optimisers import OPTIMISERS, pack, unpack
 from nucfast_training.patches import Batch, Patches
 from nucfast_training.pictures import draw_learning_curve, draw_predictions
 from nucfast_training.recipe import Recipe
-from nucfast_training.start import load_start
+from nucfast_training.start import calibrate_norms, load_start
 from nucfast_training.targets import TARGETS
 
 LOG_EVERY = 100  # steps
 MAX_SHOWN = 4  # patches in predictions.png
+CALIBRATION_BATCHES = 4  # from which the normalisation of a bundle's network is estimated
 
 Event = dict[str, Any]
 Targets = dict[str, Tensor]
@@ -201,6 +202,9 @@ class _Run:
                 "steps": steps,
             }
         )
+        start = self.recipe.start
+        if (start.bundle or start.grow or start.refine) and not self.checkpoint.exists():
+            self._calibrate(patches)
         sums: dict[str, float] = {}
         count = 0
         prepared = -1
@@ -248,6 +252,12 @@ class _Run:
         )
         self.on_event({"event": "end", "stopped": stopped, "best": self.best, "seconds": self.seconds})
         return report
+
+    def _calibrate(self, patches: Patches) -> None:
+        images = np.concatenate([patches.batch(number)[0] for number in range(CALIBRATION_BATCHES)])
+        calibrate_norms(self.network, to_input(images, self.device))
+        if self.average is not self.network:
+            self.average.load_state_dict(self.network.state_dict())
 
     def _learn(self, batch: Batch, progress: float) -> dict[str, float]:
         """One step; the losses by head, weighted, and their sum."""

@@ -51,17 +51,17 @@ class FastUNet(nn.Module):
     """Residual U-Net from half resolution down, with maps at full resolution.
 
     Args:
-        widths: channels at 1/2, 1/4, 1/8 and 1/16 of the input's resolution.
-        blocks: residual blocks of the encoder at 1/4, 1/8 and 1/16.
-        decoder_blocks: those of the decoder at 1/8, 1/4 and 1/2.
+        widths: channels at 1/2, 1/4, 1/8, ... of the input's resolution; as many levels as there are widths.
+        blocks: residual blocks of the encoder at 1/4, 1/8, ...
+        decoder_blocks: those of the decoder, from its coarsest level to that at 1/2.
         head_width: channels from which the maps are read.
         classes: classes of nuclei; 0 leaves the class head out.
+        class_stride: classes are read where the decoder has this share of the resolution.
 
-    ``forward`` takes (N, 3, H, W), H and W multiples of 16, values in 0..1, and returns logits:
-    ``nucleus`` and ``distance`` (N, 1, H, W), ``class`` (N, classes, H/4, W/4).
+    ``forward`` takes (N, 3, H, W), H and W multiples of ``stride_px``, values in 0..1, and returns logits:
+    ``nucleus`` and ``distance`` (N, 1, H, W), ``class`` (N, classes, H / class_stride, W / class_stride).
     """
 
-    stride_px = 16
     outer = ("maps", "kinds")
 
     def __init__(
@@ -72,36 +72,43 @@ class FastUNet(nn.Module):
         decoder_blocks: Sequence[int] = (0, 0, 0),
         head_width: int = 32,
         classes: int = 4,
+        class_stride: int = 4,
     ) -> None:
         super().__init__()
-        w2, w4, w8, w16 = widths
-        self.encode2 = conv(3, w2, stride=2)
-        self.encode4 = stage(w2, w4, blocks[0], stride=2)
-        self.encode8 = stage(w4, w8, blocks[1], stride=2)
-        self.encode16 = stage(w8, w16, blocks[2], stride=2)
-        self.lift8 = nn.Conv2d(w16, w8, 1)
-        self.lift4 = nn.Conv2d(w8, w4, 1)
-        self.lift2 = nn.Conv2d(w4, w2, 1)
-        self.decode8 = stage(w8, w8, decoder_blocks[0])
-        self.decode4 = stage(w4, w4, decoder_blocks[1])
-        self.decode2 = stage(w2, head_width, decoder_blocks[2])
+        self.strides = [2 ** (level + 1) for level in range(len(widths))]
+        self.stride_px = self.strides[-1]
+        self.class_stride = class_stride
+        self.encode2 = conv(3, widths[0], stride=2)
+        for level in range(1, len(widths)):
+            down = stage(widths[level - 1], widths[level], blocks[level - 1], stride=2)
+            self.add_module(f"encode{self.strides[level]}", down)
+        for level in range(len(widths) - 2, -1, -1):
+            stride, width = self.strides[level], widths[level]
+            self.add_module(f"lift{stride}", nn.Conv2d(widths[level + 1], width, 1))
+            out = width if level else head_width
+            self.add_module(f"decode{stride}", stage(width, out, decoder_blocks[len(widths) - 2 - level]))
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.maps = nn.Conv2d(head_width, 2 * 4, 1)
         self.to_pixels = nn.PixelShuffle(2)
-        self.kinds = nn.Conv2d(w4, classes, 1) if classes else None
+        kinds_from = widths[self.strides.index(class_stride)] if class_stride > 2 else head_width
+        self.kinds = nn.Conv2d(kinds_from, classes, 1) if classes else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits by head; see the class."""
-        x2 = self.encode2(x)
-        x4 = self.encode4(x2)
-        x8 = self.encode8(x4)
-        x16 = self.encode16(x8)
-        # The 1x1 convolution comes before the upsampling: a quarter of the work, the same result.
-        y8 = self.decode8(x8 + self.up(self.lift8(x16)))
-        y4 = self.decode4(x4 + self.up(self.lift4(y8)))
-        y2 = self.decode2(x2 + self.up(self.lift2(y4)))
-        maps = self.to_pixels(self.maps(y2))
+        encoded = []
+        for stride in self.strides:
+            x = self.get_submodule(f"encode{stride}")(x)
+            encoded.append(x)
+        kinds = None
+        y = encoded.pop()
+        for stride in reversed(self.strides[:-1]):
+            # The 1x1 convolution comes before the upsampling: a quarter of the work, the same result.
+            lifted = self.up(self.get_submodule(f"lift{stride}")(y))
+            y = self.get_submodule(f"decode{stride}")(encoded.pop() + lifted)
+            if self.kinds is not None and stride == self.class_stride:
+                kinds = self.kinds(y)
+        maps = self.to_pixels(self.maps(y))
         heads = {"nucleus": maps[:, 0:1], "distance": maps[:, 1:2]}
-        if self.kinds is not None:
-            heads["class"] = self.kinds(y4)
+        if kinds is not None:
+            heads["class"] = kinds
         return heads
