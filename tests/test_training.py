@@ -21,7 +21,7 @@ from nucfast.testing import synthetic_slide
 from nucfast_export.run import export_run
 from nucfast_training import train as train_module
 from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
-from nucfast_training.data import read_sets
+from nucfast_training.data import Sample, read_sets
 from nucfast_training.errors import RecipeError, TrainingError
 from nucfast_training.networks import build_network
 from nucfast_training.networks.fast_unet import FastUNet
@@ -30,6 +30,7 @@ from nucfast_training.recipe import Recipe, merge
 from nucfast_training.run import run_recipe
 from nucfast_training.start import calibrate_norms, load_from_bundle, load_grown
 from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
+from nucfast_training.teacher import soften
 from nucfast_training.train import train
 
 RECIPE = {
@@ -416,6 +417,26 @@ def test_a_refined_network_knows_what_the_coarse_one_did(tmp_path):
     assert found["nucleus"].shape == (1, 1, 128, 192)
     with pytest.raises(RecipeError, match=r"start.refine: .* is not of a smaller network of this kind"):
         load_grown(coarse, tmp_path, finer=True)
+
+
+def test_a_teacher_softens_targets_where_it_sees_nuclei(tmp_path):
+    made = synthetic_slide(200, 168, nuclei_per_mm2=4000, seed=5)
+    targets = {head: TARGETS[head].make(made.labels, made.class_ids) for head in ("nucleus", "distance")}
+    kinds = np.zeros(made.labels.shape, np.uint8)
+    sample = Sample("made", made.image, made.labels, targets | {"class": kinds}, mpp=made.mpp)
+    for _ in range(2):  # the second time from the cache
+        ((softened,),) = soften([[sample]], "he-fast", 0.5, cache=tmp_path)
+        for head, target in targets.items():
+            known = 2 * softened.targets[head].astype(float) - target
+            assert known.min() > -2
+            assert known.max() < 257
+            inside = known[made.labels > 0].mean()
+            assert inside > 2 * known[made.labels == 0].mean()
+        assert_array_equal(softened.targets["class"], kinds)
+    ((same,),) = soften([[sample]], "he-fast", 0.0, cache=tmp_path)
+    assert_array_equal(same.targets["nucleus"], targets["nucleus"])
+    with pytest.raises(RecipeError, match=r"teacher.share: expected 0 to 1"):
+        Recipe.of(RECIPE | {"teacher": {"bundle": "he-fast", "share": 2.0}})
 
 
 def test_a_bundles_network_trains_on_from_what_it_computes():

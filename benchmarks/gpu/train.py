@@ -27,7 +27,6 @@ from nucfast_training.recipe import load_recipe
 from nucfast_training.run import run_recipe
 
 GROUPS = {
-    # he-accurate begins with he-fast's run.
     "models": ("he-fast", "he-accurate", "micro-fast", "he-open"),
     # Longest first; the ensemble last, since it needs its members' runs.
     "zoo": (
@@ -73,8 +72,6 @@ def main() -> None:
         if start.runs:
             members = [str(args.runs / Path(run).name) for run in start.runs]
             changes = [f"start.runs={json.dumps(members)}"]
-        if start.grow:
-            changes = [f"start.grow={args.runs / Path(start.grow).name}"]
         share = left / (len(recipes) - i)
         try:
             reports = run_recipe(

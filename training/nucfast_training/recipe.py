@@ -171,6 +171,19 @@ class StartSettings:
 
 
 @dataclass(frozen=True)
+class TeacherSettings:
+    """``[teacher]``: a bundle from whose maps of the training images the network learns as well.
+
+    Attributes:
+        bundle: name or path; nothing: it learns from the annotations alone.
+        share: of the bundle's maps in the targets of "nucleus" and "distance"; the rest is annotation.
+    """
+
+    bundle: str = ""
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe; ``table`` is what it was read from, and what checkpoints store."""
 
@@ -187,6 +200,7 @@ class Recipe:
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     freeze: FreezeSettings = field(default_factory=FreezeSettings)
     start: StartSettings = field(default_factory=StartSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
     sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -387,6 +401,8 @@ def _check(recipe: Recipe) -> None:
     ):
         if not number > 0:
             raise RecipeError(f"{where}: expected a number above 0, got {number}")
+    if not 0.0 <= recipe.teacher.share <= 1.0:
+        raise RecipeError(f"teacher.share: expected 0 to 1, got {recipe.teacher.share}")
     _one_of("patches.sampling", patches.sampling, SAMPLINGS)
     _one_of("patches.normalise", patches.normalise, ("", "macenko"))
     _one_of("optimiser.kind", optimiser.kind, OPTIMISERS)

@@ -26,7 +26,7 @@ def shrink(recipe: Recipe) -> Recipe:
     small: dict[str, Any] = {
         "patches": {"batch": 2, "size_px": max(64, 2 * stride)},
         "optimiser": {"steps": STEPS, "epochs": 0.0, "warmup_steps": 1},
-        "start": {"runs": [], "grow": "", "encoder": ""},  # files that the user's run will have
+        "start": {"runs": [], "grow": "", "refine": "", "encoder": ""},  # files that the user's run will have
         "validation": {"every_steps": STEPS, "every_epochs": 0.0, "patches": 2, "patience": 0},
     }
     if recipe.network["kind"] == "ensemble":

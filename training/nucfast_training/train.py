@@ -42,6 +42,7 @@ from nucfast_training.pictures import draw_learning_curve, draw_predictions
 from nucfast_training.recipe import Recipe
 from nucfast_training.start import calibrate_norms, load_start
 from nucfast_training.targets import TARGETS
+from nucfast_training.teacher import soften
 
 LOG_EVERY = 100  # steps
 MAX_SHOWN = 4  # patches in predictions.png
@@ -105,7 +106,10 @@ def train(
     cv2.setNumThreads(1)
     run = _Run(recipe, out, _device(device), on_event, tensorboard)
     cache = out / "cache"
-    patches = Patches(read_sets(recipe, data, "train", cache=cache, limit=limit), recipe)
+    sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
+    if recipe.teacher.bundle:
+        sets = soften(sets, recipe.teacher.bundle, recipe.teacher.share, cache=cache)
+    patches = Patches(sets, recipe)
     val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
     return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
 
