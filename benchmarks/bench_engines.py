@@ -70,6 +70,30 @@ def test_engines(benchmark):
     )
 
 
+def test_overhead(benchmark):
+    """A tile through the engine and through OpenVINO itself, in turn: what checks, binding and queues cost."""
+    bundle = load_bundle(os.environ.get("NUCFAST_BENCH_MODEL", "he-fast"))
+    tile = synthetic_slide(512, 512, nuclei_per_mm2=4000, seed=0).image[None]
+    engine = create_engine(bundle, engine="openvino", precision="int8", device="cpu")
+    request = engine._compiled.create_infer_request()
+    maps = engine.run(tile)
+    ours, theirs = [], []
+
+    def both():
+        started = time.perf_counter()
+        engine.run(tile, out=maps)
+        between = time.perf_counter()
+        request.infer([tile], share_inputs=True, share_outputs=True)
+        ours.append(between - started)
+        theirs.append(time.perf_counter() - between)
+
+    both()
+    for name in maps:
+        assert np.array_equal(maps[name], request.get_tensor(name).data)
+    benchmark.pedantic(both, rounds=20, iterations=10)
+    benchmark.extra_info["engine_by_library"] = round(statistics.median(ours) / statistics.median(theirs), 4)
+
+
 def pytorch_engines(bundle):
     from nucfast_export.torch_engine import TorchEngine
     from nucfast_training.train import build_network

@@ -17,6 +17,7 @@ from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import DatasetError
 from nucfast.ops import contours
 from nucfast.testing import synthetic_slide
+from nucfast_export.flips import FlipMean
 from nucfast_training.annotations import read_annotations, read_geojson
 from nucfast_training.errors import RecipeError
 from nucfast_training.networks import build_network
@@ -76,10 +77,13 @@ def recipe():
     return load_recipe("fine-tune", CHANGES)
 
 
-def test_the_network_computes_what_the_bundle_does():
-    bundle = load_bundle("he-fast")
+@pytest.mark.parametrize("name", ["he-fast", "he-accurate"])
+def test_the_network_computes_what_the_bundle_does(name):
+    bundle = load_bundle(name)
     network = build_network(bundle.training["recipe"])
     assert load_from_bundle(network, bundle) == []
+    if bundle.training["recipe"]["bundle"].get("flips"):
+        network = FlipMean(network)
     tile = synthetic_slide(192, 128, seed=4).image[None]
     with torch.no_grad():
         heads = network.eval()(torch.from_numpy(tile).permute(0, 3, 1, 2).float() / 255)

@@ -385,6 +385,9 @@ def test_a_grown_network_starts_where_the_small_one_ended(tmp_path):
         found, expected = large.eval()(image), small.eval()(image)
     for name, logits in expected.items():
         torch.testing.assert_close(found[name], logits)
+    shallow = FastUNet(widths=(8, 12, 16, 12), blocks=(1, 0, 1), head_width=12)
+    load_grown(shallow, tmp_path)
+    assert_array_equal(shallow.encode8[0].weight[:8, :8] != 0, True)
     # Copies of a channel go their own ways: what reads them differs.
     assert not torch.equal(large.decode2[0].weight[:, :4], large.decode2[0].weight[:, 4:])
     with pytest.raises(RecipeError, match=r"start.grow: .* is not of a smaller network of this kind"):

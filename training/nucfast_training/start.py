@@ -76,7 +76,8 @@ def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
     stored: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}
     for node in graph.node:
         if node.op_type in {"Conv", "ConvTranspose"} and cast.get(node.input[1], node.input[1]) in constants:
-            name = node.input[1].removeprefix("network.").removesuffix(".weight")
+            # Each wrapper of the export, such as that for mirror images, adds a prefix.
+            name = re.sub(r"^(network\.)+", "", node.input[1]).removesuffix(".weight")
             stored[name] = value(node.input[1]), value(node.input[2]) if len(node.input) > 2 else None
     norms = _norms(network)
     new = []
@@ -192,7 +193,7 @@ def load_grown(network: nn.Module, source: str | Path, *, finer: bool = False) -
 
     Channels are repeated, and what reads them is divided among the copies at random, so that these do not
     learn the same (Net2Net: Chen, Goodfellow & Shlens, ICLR 2016). Residual blocks that the small network
-    lacks add nothing at first.
+    lacks add nothing at first; those that it alone has are left out, and what they added is lost.
 
     With ``finer`` the small network is one for twice the um per pixel: its levels become those below the
     network's first, which at first hands down the mean colour of every 2 x 2 pixels. Down to the features
@@ -211,6 +212,7 @@ def load_grown(network: nn.Module, source: str | Path, *, finer: bool = False) -
     if finer:
         small = {_finer(name): value for name, value in small.items() if not name.startswith("maps.")}
     state = network.state_dict()
+    small = {name: value for name, value in small.items() if name in state or ".body." not in name}
     strange = [name for name in small if name not in state]
     strange += [
         name
