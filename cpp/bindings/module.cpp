@@ -8,6 +8,7 @@ void bind_components(py::module_& m);
 void bind_contours(py::module_& m);
 void bind_dispatch(py::module_& m);
 void bind_distance(py::module_& m);
+void bind_geojson(py::module_& m);
 void bind_hover_net(py::module_& m);
 void bind_overlap(py::module_& m);
 void bind_properties(py::module_& m);
@@ -26,6 +27,7 @@ PYBIND11_MODULE(_core, m) {
     bind_contours(m);
     bind_dispatch(m);
     bind_distance(m);
+    bind_geojson(m);
     bind_hover_net(m);
     bind_overlap(m);
     bind_properties(m);
