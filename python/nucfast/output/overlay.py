@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def write_overlay(
         path: the PNG file.
         slide: the slide the nuclei come from.
         nuclei: a table, or batches of it; classes may not differ between batches.
-        max_px: longest side of the picture; a larger slide is drawn downsampled.
+        max_px: the most that the picture's longest side may have. A larger slide is drawn downsampled, by a
+            whole number of pixels of its pyramid, which are read ten times as fast as others.
         palette: RGB of each class in the order of the scheme; None: the scheme's colours.
         check: called now and then while the slide is read; what it raises ends the drawing.
 
@@ -58,7 +60,7 @@ def write_overlay(
         OutputError: the file cannot be written.
     """
     width, height = slide.dimensions
-    scale = min(1.0, max_px / max(width, height))
+    scale = 1 / _downsample(slide, max_px)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.new("RGB", size)
     for top in range(0, size[1], _BLOCK_PX):
@@ -81,6 +83,13 @@ def write_overlay(
     _draw_legend(picture, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
     with AtomicFile(path) as file:
         file.write(_png(picture))
+
+
+def _downsample(slide: Slide, max_px: int) -> float:
+    """Level-0 pixels per pixel of the picture."""
+    least = max(1.0, max(slide.dimensions) / max_px)
+    level = [level.downsample for level in slide.levels if level.downsample <= least][-1]
+    return level * math.ceil(least / level)
 
 
 def _png(picture: Image.Image) -> bytes:
