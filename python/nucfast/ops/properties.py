@@ -126,7 +126,7 @@ def mean_intensity(
     """
     if count < 0:
         raise ValueError(f"count: expected a value >= 0, got {count}")
-    channels = intensity[..., np.newaxis] if intensity.ndim == 2 else intensity
+    channels: NDArray[Any] = intensity[..., np.newaxis] if intensity.ndim == 2 else intensity
     if not channels[:1].flags.c_contiguous:  # rows may lie apart, pixels may not
         channels = np.ascontiguousarray(channels)
     pixels = np.zeros(count, np.int64)

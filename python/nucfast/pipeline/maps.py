@@ -42,17 +42,21 @@ def predict_maps(
         )
         for output in bundle.outputs
     }
-    for _, equal in groupby(tiles, lambda tile: (tile.seen.height, tile.seen.width)):
+    # One for all batches: to touch fresh memory costs as much as to fill it.
+    largest = max((tile.seen.height * tile.seen.width for tile in tiles), default=0)
+    buffer = np.empty(min(batch, len(tiles)) * largest * 3, np.uint8)
+    for (height, width), equal in groupby(tiles, lambda tile: tile.seen.size):
         sized = list(equal)
         for first in range(0, len(sized), batch):
             group = sized[first : first + batch]
-            results = engine.run(
-                np.stack([padded[t.seen.top : t.seen.bottom, t.seen.left : t.seen.right] for t in group])
-            )
+            pixels = buffer[: len(group) * height * width * 3].reshape(-1, height, width, 3)
+            for tile, to in zip(group, pixels, strict=True):
+                to[...] = padded[tile.seen.top : tile.seen.bottom, tile.seen.left : tile.seen.right]
+            results = engine.run(pixels)
             for output in bundle.outputs:
                 for tile, result in zip(group, results[output.name], strict=True):
-                    to = _scaled(tile.kept, kept, output.stride)
-                    maps[output.name][to] = result[_scaled(tile.kept, tile.seen, output.stride)]
+                    place = _scaled(tile.kept, kept, output.stride)
+                    maps[output.name][place] = result[_scaled(tile.kept, tile.seen, output.stride)]
     return maps
 
 
