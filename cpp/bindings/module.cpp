@@ -10,6 +10,7 @@ void bind_dispatch(py::module_& m);
 void bind_distance(py::module_& m);
 void bind_geojson(py::module_& m);
 void bind_hover_net(py::module_& m);
+void bind_outline(py::module_& m);
 void bind_overlap(py::module_& m);
 void bind_properties(py::module_& m);
 void bind_rasterize(py::module_& m);
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_core, m) {
     bind_distance(m);
     bind_geojson(m);
     bind_hover_net(m);
+    bind_outline(m);
     bind_overlap(m);
     bind_properties(m);
     bind_rasterize(m);

@@ -39,6 +39,15 @@ def overlaps(
     NDArray[np.float64],
 ]: ...
 
+# outline
+def draw_outlines(
+    vertices: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    colors: NDArray[np.uint8],
+    width: float,
+    picture: NDArray[np.uint8],
+) -> None: ...
+
 # geojson
 def geojson_features(
     id: NDArray[np.int64],

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from nucfast import _core
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import AtomicFile
 from nucfast.slide import Slide
@@ -28,9 +30,9 @@ COLORBLIND_SAFE: tuple[RGB, ...] = (
 """A palette that most people with colour blindness tell apart (Okabe & Ito, 2008), without its black."""
 
 _UNCLASSIFIED_COLOR = (255, 255, 255)
-_SUPERSAMPLE = 2
-_BLOCK_PX = 512  # side of the part of the picture that is enlarged and drawn on at once
+_BLOCK_ROWS = 512  # of the picture, read at once
 _FILL_BELOW_PX = 5  # nuclei smaller than this in the picture have no inside left to show: they are filled
+_THICK_FROM_PX = 20  # from this size on a line of two pixels leaves enough of it
 
 
 def write_overlay(
@@ -62,11 +64,11 @@ def write_overlay(
     width, height = slide.dimensions
     scale = 1 / _downsample(slide, max_px)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.new("RGB", size)
-    for top in range(0, size[1], _BLOCK_PX):
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    for top in range(0, size[1], _BLOCK_ROWS):
         check()
-        rows = min(_BLOCK_PX, size[1] - top)
-        picture.paste(Image.fromarray(slide.read_scaled(0, top / scale, size[0], rows, 1 / scale)), (0, top))
+        rows = min(_BLOCK_ROWS, size[1] - top)
+        picture[top : top + rows] = slide.read_scaled(0, top / scale, size[0], rows, 1 / scale)
     counts: dict[str, int] = {}
     colors: dict[str, RGB] = {}
     first: Nuclei | None = None
@@ -79,10 +81,11 @@ def write_overlay(
         colors = dict(zip((entry.name for entry in batch.classes), chosen, strict=False))
         for name, count in batch.counts().items():
             counts[name] = counts.get(name, 0) + count
-        _draw_blocks(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
-    _draw_legend(picture, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
+        _draw(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
+    finished = Image.fromarray(picture)
+    _draw_legend(finished, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
     with AtomicFile(path) as file:
-        file.write(_png(picture))
+        file.write(_png(finished))
 
 
 def _downsample(slide: Slide, max_px: int) -> float:
@@ -103,55 +106,13 @@ def _png(picture: Image.Image) -> bytes:
     return bytes(data)
 
 
-def _draw_blocks(picture: Image.Image, nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:
-    """Draw on one block of the picture after the other, which bounds memory."""
+def _draw(picture: NDArray[np.uint8], nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:
     if not len(nuclei):
         return
     side_px = float(np.median(nuclei.bbox[:, 2:] - nuclei.bbox[:, :2])) * scale
-    # Lines reach further than the boxes, by half of their width.
-    low = np.floor(nuclei.bbox[:, :2] * scale - 2).astype(int) // _BLOCK_PX
-    high = np.ceil(nuclei.bbox[:, 2:] * scale + 2).astype(int) // _BLOCK_PX
-    across, down = -(-picture.width // _BLOCK_PX), -(-picture.height // _BLOCK_PX)
-    (left, top), (right, bottom) = np.maximum(low.min(0), 0), np.minimum(high.max(0) + 1, (across, down))
-    for row in range(top, bottom):
-        in_row = (low[:, 1] <= row) & (row <= high[:, 1])
-        for col in range(left, right):
-            here = np.flatnonzero(in_row & (low[:, 0] <= col) & (col <= high[:, 0]))
-            if here.size:
-                corner = col * _BLOCK_PX, row * _BLOCK_PX
-                _draw(picture, corner, nuclei[here], colors, scale=scale, side_px=side_px)
-
-
-def _draw(
-    picture: Image.Image,
-    corner: tuple[int, int],
-    nuclei: Nuclei,
-    colors: Sequence[RGB],
-    *,
-    scale: float,
-    side_px: float,
-) -> None:
-    """Draw on the block at ``corner``; ``side_px`` is the usual size of a nucleus in the picture."""
-    right, bottom = (
-        min(at + _BLOCK_PX, end) for at, end in zip(corner, (picture.width, picture.height), strict=True)
-    )
-    block = picture.crop((*corner, right, bottom))
-    # Lines drawn on an enlarged copy and averaged back are antialiased; pixels without lines come back as
-    # they were, because a pixel enlarged to equal pixels has them as its average.
-    size = block.width * _SUPERSAMPLE, block.height * _SUPERSAMPLE
-    canvas = block.resize(size, Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(canvas)
-    line_px = _SUPERSAMPLE if side_px < 20 else 2 * _SUPERSAMPLE
-    # Pillow counts from pixel centres, we from corners.
-    points = (nuclei.vertices * scale - corner) * _SUPERSAMPLE - 0.5
-    bounds = nuclei.offsets.tolist()
-    for i, code in enumerate(nuclei.class_codes().tolist()):
-        ring = points[bounds[i] : bounds[i + 1]].ravel().tolist()
-        if side_px < _FILL_BELOW_PX:
-            draw.polygon(ring, fill=colors[code])
-        else:
-            draw.line(ring, fill=colors[code], width=line_px, joint=None)
-    picture.paste(canvas.reduce(_SUPERSAMPLE), corner)
+    width = 0.0 if side_px < _FILL_BELOW_PX else 1.0 if side_px < _THICK_FROM_PX else 2.0
+    shades = np.array(colors, np.uint8)[nuclei.class_codes()]
+    _core.draw_outlines(nuclei.vertices * scale, nuclei.offsets, shades, width, picture)
 
 
 def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) -> None:
