@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -53,7 +55,7 @@ def write_overlay(
         slide: the slide the nuclei come from.
         nuclei: a table, or batches of it; classes may not differ between batches.
         max_px: the most that the picture's longest side may have. A larger slide is drawn downsampled, by a
-            whole number of pixels of its pyramid, which are read ten times as fast as others.
+            power of two of one of its levels, which is read ten times as fast as other sizes.
         palette: RGB of each class in the order of the scheme; None: the scheme's colours.
         check: called now and then while the slide is read; what it raises ends the drawing.
 
@@ -82,28 +84,38 @@ def write_overlay(
         for name, count in batch.counts().items():
             counts[name] = counts.get(name, 0) + count
         _draw(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
-    finished = Image.fromarray(picture)
-    _draw_legend(finished, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
+    _draw_legend(picture, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
     with AtomicFile(path) as file:
-        file.write(_png(finished))
+        _write_png(file, picture)
 
 
 def _downsample(slide: Slide, max_px: int) -> float:
     """Level-0 pixels per pixel of the picture."""
     least = max(1.0, max(slide.dimensions) / max_px)
     level = [level.downsample for level in slide.levels if level.downsample <= least][-1]
-    return level * math.ceil(least / level)
+    halvings = math.ceil(math.log2(least / level))
+    return level * 2.0**halvings
 
 
-def _png(picture: Image.Image) -> bytes:
-    """A PNG file; runs alone and one filter take a third of Pillow's time, for as many bytes."""
-    data = imagecodecs.png_encode(
-        np.asarray(picture),
-        level=1,
-        strategy=imagecodecs.PNG.STRATEGY.RLE,
-        filter=imagecodecs.PNG.FILTER.PAETH,
-    )
-    return bytes(data)
+def _write_png(file: BinaryIO, picture: NDArray[np.uint8]) -> None:
+    """Every row less the one above, and runs alone: a third of the time of other ways, for as many bytes."""
+
+    def put(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+    rows, cols, _ = picture.shape
+    file.write(b"\x89PNG\r\n\x1a\n")
+    put(b"IHDR", struct.pack(">IIBBBBB", cols, rows, 8, 2, 0, 0, 0))
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    above = np.zeros_like(picture[:1])
+    for top in range(0, rows, _BLOCK_ROWS):
+        block = picture[top : top + _BLOCK_ROWS]
+        lines = np.full((len(block), 1 + 3 * cols), 2, np.uint8)  # before each row, the number of its filter
+        lines[:, 1:] = (block - np.concatenate([above, block[:-1]])).reshape(len(block), -1)
+        put(b"IDAT", deflate.compress(lines.tobytes()))
+        above = block[-1:]
+    put(b"IDAT", deflate.flush())
+    put(b"IEND", b"")
 
 
 def _draw(picture: NDArray[np.uint8], nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:
@@ -115,17 +127,20 @@ def _draw(picture: NDArray[np.uint8], nuclei: Nuclei, colors: Sequence[RGB], sca
     _core.draw_outlines(nuclei.vertices * scale, nuclei.offsets, shades, width, picture)
 
 
-def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) -> None:
+def _draw_legend(picture: NDArray[np.uint8], entries: Sequence[tuple[str, RGB, int]]) -> None:
     if not entries:
         return
-    size = max(10, min(32, max(picture.size) // 60))
+    rows, cols, _ = picture.shape
+    size = max(10, min(32, max(rows, cols) // 60))
     font = ImageFont.load_default(size)
     texts = [f"{name}  {count:,}" for name, _, count in entries]
-    draw = ImageDraw.Draw(picture)
     pad, row = size // 2, round(size * 1.5)
-    width = round(max(draw.textlength(text, font) for text in texts)) + size + 3 * pad
-    if 2 * width > picture.width or 2 * (row * len(texts) + pad) > picture.height:
+    width = round(max(font.getlength(text) for text in texts)) + size + 3 * pad
+    if 2 * width > cols or 2 * (row * len(texts) + pad) > rows:
         return  # it would hide the picture
+    corner = picture[: 3 * pad + row * len(texts), : 2 * pad + width]
+    legend = Image.fromarray(corner)
+    draw = ImageDraw.Draw(legend)
     draw.rectangle(
         (pad, pad, pad + width, 2 * pad + row * len(texts)), fill=(255, 255, 255), outline=(96, 96, 96)
     )
@@ -134,3 +149,4 @@ def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) 
         box = (2 * pad, top, 2 * pad + size, top + size)
         draw.rectangle(box, fill=color, outline=(96, 96, 96))
         draw.text((3 * pad + size, top + size // 2), text, fill=(0, 0, 0), font=font, anchor="lm")
+    corner[...] = np.asarray(legend)
