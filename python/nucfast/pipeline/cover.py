@@ -122,7 +122,12 @@ class _Boxes:
     def __getitem__(self, rows: slice) -> _Boxes:
         return _Boxes(self.top[rows], self.left[rows], self.bottom[rows], self.right[rows])
 
+    def turned(self) -> _Boxes:
+        """With rows and columns exchanged."""
+        return _Boxes(self.left, self.top, self.right, self.bottom)
+
     def moved(self, rows: int, cols: int) -> _Boxes:
+        """The same further down and to the right."""
         return _Boxes(self.top + rows, self.left + cols, self.bottom + rows, self.right + cols)
 
     @classmethod
@@ -152,4 +157,4 @@ class _Boxes:
     def of_col_cuts(cls, cells: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
         """Left and right of each cut between two columns."""
         first, second = cls.of_row_cuts(cells.T)
-        return tuple(cls(box.left, box.top, box.right, box.bottom) for box in (first, second))  # type: ignore[return-value]
+        return first.turned(), second.turned()
