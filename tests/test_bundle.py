@@ -270,7 +270,7 @@ def test_every_key_is_required_and_typed(directory):
         (("mpp",), 353.0, r"mpp: expected micrometres"),
         (("mpp",), "0.5", r"mpp: expected a number, got '0.5'"),
         (("tile_px",), 62, r"tile_px: expected a multiple of stride_px = 4, got 62"),
-        (("tile_px",), 16, r"tile_px: expected more than 2 \* margin_px, got 16"),
+        (("tile_px",), 16, r"tile_px: expected more than 2 \* margin_px, in whole strides, got 16"),
         (("tile_px",), 64.0, r"tile_px: expected an integer, got 64.0"),
         (("input", "layout"), "NCHW", r"input.layout: expected 'NHWC', got 'NCHW'"),
         (("outputs",), [], r"outputs: expected at least one"),

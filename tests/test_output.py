@@ -6,17 +6,20 @@ import gzip
 import json
 import resource
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+import reference
 from nucfast.errors import OutputError
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
-from nucfast.output.geojson import measurement_name, uuids
+from nucfast.output.geojson import document, measurement_name
 from nucfast.output.overlay import COLORBLIND_SAFE
 from nucfast.slide import open_slide
 from nucfast.testing import assert_nuclei_equal
@@ -154,19 +157,47 @@ def test_geojson_rings_survive_the_rounding_of_qupath(tmp_path):
     assert not shapely.is_empty(snapped).any()
 
 
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), scale=st.sampled_from([0.37, 1.0, 1e4, 1e13, 1e22]))
+def test_geojson_features_are_those_of_the_reference(data, scale):
+    nuclei = make_nuclei(12)
+    random = np.random.default_rng(data.draw(st.integers(0, 999)))
+    shift = random.normal(size=2) * data.draw(st.sampled_from([0.0, 1e-3, 3.0, 1e5]))
+    values = {
+        name: (random.normal(size=12) * 10.0 ** random.integers(-6, 7, 12)).astype(np.float32)
+        for name in nuclei.features
+    }
+    values["solidity"][:3] = np.nan, np.inf, -0.00001
+    nuclei = replace(
+        nuclei, id=random.integers(0, 2**63, 12), features=values, vertices=(nuclei.vertices + shift) * scale
+    )
+    slide = replace(INFO, name=data.draw(st.sampled_from(["a.svs", "b/ä.svs", ""])))
+    expected = reference.geojson_features(nuclei, slide.name, slide.origin, measurement_name)
+    found = document(replace(nuclei, meta={"slide": asdict(slide)})).splitlines()[1:-1]
+    found = [line.removesuffix(b",") for line in found]
+    if scale > 1e12:  # orjson writes other exponents
+        found, expected = [json.loads(line) for line in found], [json.loads(line) for line in expected]
+    assert found == expected
+
+
 def test_uuids_are_valid_distinct_and_of_the_slide():
-    ids = np.arange(20_000, dtype=np.int64) * (1 << 32) + 5
-    texts = uuids(ids, "a.svs")
+    nuclei = make_nuclei(2000)
+    nuclei = replace(nuclei, id=np.arange(2000, dtype=np.int64) * (1 << 32) + 5)
+
+    def uuids(rows, name):
+        part = replace(nuclei[rows], meta={"slide": {"name": name}})
+        return [feature["id"] for feature in json.loads(document(part))["features"]]
+
+    texts = uuids(slice(None), "a.svs")
     assert len(set(texts)) == len(texts)
     for text in texts[:100]:
         value = uuid.UUID(text)
         assert (str(value), value.version, value.variant) == (text, 8, uuid.RFC_4122)
-    assert uuids(ids[7:8], "a.svs") == texts[7:8]
-    assert not set(texts) & set(uuids(ids, "b.svs"))
+    assert uuids(slice(7, 8), "a.svs") == texts[7:8]
+    assert not set(texts) & set(uuids(slice(None), "b.svs"))
     bits = np.array([[int(c, 16) for c in text.replace("-", "")] for text in texts])
     spread = [len(set(column)) for column in bits.T]
     assert [i for i, n in enumerate(spread) if n < 16] == [12, 16]  # version and variant only
-    assert uuids(ids[:0], "a.svs") == []
 
 
 def test_measurement_names():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -13,7 +13,8 @@ from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform, label
 from nucfast.pipeline import segment
-from nucfast.pipeline.grid import Window, regions, spans
+from nucfast.pipeline.cover import cover
+from nucfast.pipeline.grid import Window, regions
 from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.slide_run import plan, run_regions
 from nucfast.pipeline.stages import Stages
@@ -197,20 +198,56 @@ def test_regions_own_every_pixel_once(width, height, region_px, halo_px, margin_
 
 
 @settings(max_examples=200, deadline=None)
-@given(extent=st.integers(1, 200), tile=st.integers(3, 20), margin=st.integers(0, 4))
-def test_spans_cover_with_margins(extent, tile, margin):
+@given(data=st.data(), rows=st.integers(1, 40), cols=st.integers(1, 40), tile=st.integers(3, 20))
+def test_tiles_cover_what_is_wanted_once_with_margins(data, rows, cols, tile):
     stride = 16
-    extent_px, tile_px, margin_px = extent * stride, tile * stride, margin * stride // 4
-    assume(tile_px >= 2 * margin_px + stride)
-    size, tiles = spans(extent_px, tile_px=tile_px, margin_px=margin_px, stride_px=stride)
-    assert size <= tile_px
-    assert size % stride == 0
-    assert [tiles[0].begin, *(t.end for t in tiles)] == [*(t.begin for t in tiles), extent_px]
+    bundle = make_bundle(tile_px=tile * stride, margin_px=data.draw(st.integers(0, (tile - 1) // 2 * stride)))
+    image = Window(0, 0, rows * stride, cols * stride)
+    top, left = data.draw(st.integers(0, rows - 1)) * stride, data.draw(st.integers(0, cols - 1)) * stride
+    kept = Window(
+        top,
+        left,
+        data.draw(st.integers(top + 1, image.bottom)),
+        data.draw(st.integers(left + 1, image.right)),
+    )
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    field = random.random(image.size) < data.draw(st.sampled_from([0.0, 2e-4, 1.0]))
+    tiles = cover(
+        kept,
+        image,
+        bundle,
+        wanted=lambda part: bool(field[part.top : part.bottom, part.left : part.right].any()),
+    )
+    times = np.zeros(image.size, int)
     for t in tiles:
-        assert t.start % stride == 0
-        assert 0 <= t.start <= extent_px - size
-        assert t.begin - t.start >= (margin_px if t.begin > 0 else 0)
-        assert t.start + size - t.end >= (margin_px if t.end < extent_px else 0)
+        times[t.kept.top : t.kept.bottom, t.kept.left : t.kept.right] += 1
+        assert max(t.seen.size) <= bundle.tile_px
+        for low, high, least, most, end in (
+            (t.seen.top, t.seen.bottom, t.kept.top, t.kept.bottom, image.bottom),
+            (t.seen.left, t.seen.right, t.kept.left, t.kept.right, image.right),
+        ):
+            assert low % stride == high % stride == least % stride == 0
+            assert 0 <= low <= max(0, least - bundle.margin_px)
+            assert min(end, most + bundle.margin_px) <= high <= end
+    inside = np.zeros(image.size, bool)
+    inside[kept.top : kept.bottom, kept.left : kept.right] = True
+    assert times.max() <= 1
+    assert (times[field & inside] == 1).all()
+    assert (times[~inside] == 0).all()
+
+
+def test_tiles_follow_the_tissue_and_else_are_alike():
+    whole = Window(0, 0, 3200, 3200)
+    everywhere = cover(whole, whole, replace(make_bundle(), tile_px=1024, margin_px=64))
+    assert len(everywhere) == 16
+    diagonal = cover(
+        whole,
+        whole,
+        replace(make_bundle(), tile_px=1024, margin_px=64),
+        wanted=lambda part: part.left < part.bottom and part.top < part.right,
+    )
+    seen = [sum(t.seen.height * t.seen.width for t in tiles) for tiles in (everywhere, diagonal)]
+    assert seen[1] < 0.25 * seen[0]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (15, 33), (200, 130), (300, 517)])
@@ -218,7 +255,10 @@ def test_spans_cover_with_margins(extent, tile, margin):
 def test_maps_do_not_depend_on_tiles(shape, batch):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     bundle = make_bundle(tile_px=64, margin_px=16)
-    maps = predict_maps(KnownMaps(bundle), image, batch=batch)
+    height, width = (-(-size // 16) * 16 for size in shape)
+    kept = Window(0, 0, *shape)
+    tiles = cover(kept, Window(0, 0, height, width), bundle)
+    maps = predict_maps(KnownMaps(bundle), image, tiles, kept, batch=batch)
     assert_array_equal(maps["nucleus"][..., 0], image[..., 0])
     assert_array_equal(maps["distance"][..., 0], image[..., 1])
     assert_array_equal(maps["class"][..., 1], image[::2, ::2, 2])

@@ -184,6 +184,25 @@ def test_channels(channels):
         assert_allclose(means[:, k], ndimage.mean(image[..., k], labels, np.arange(1, labels.max() + 1)))
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda image: image[3:40, 5:36],
+        lambda image: image[40:3:-1, 5:36],
+        lambda image: image[3:77:2, 5:36],
+        lambda image: image[3:40, 36:5:-1],
+        lambda image: image[3:40, 5:36, ::2],
+        lambda image: np.broadcast_to(image[:1, 5:36], (37, 31, 3)),
+        lambda image: image[3:40, 5:6],
+        lambda image: image[3:4, 5:36],
+    ],
+)
+def test_parts_of_an_image_are_measured_where_they_lie(cut):
+    part = cut(np.random.default_rng(2).integers(0, 256, (90, 50, 3), np.uint8))
+    labels = np.random.default_rng(3).integers(0, 5, part.shape[:2], np.int32)
+    assert_array_equal(mean_intensity(labels, part, count=4), mean_intensity(labels, part.copy(), count=4))
+
+
 def test_mean_intensity_is_the_column_of_that_name():
     labels = blobs((30, 40), 3)
     image = np.random.default_rng(1).random((30, 40, 2), dtype=np.float32)

@@ -83,6 +83,15 @@ Image<const T> read_image(const py::array& array, const char* name, const std::o
     return {static_cast<const T*>(array.data()), array.shape(0), array.shape(1), array.shape(2)};
 }
 
+// Parts of (H, W, C) images: whole rows, which may lie apart.
+template <typename T>
+Cutout<const T> read_cutout(const py::array& array, const char* name) {
+    const bool rows = array.ndim() == 3 && array.size() > 0 && array.strides(0) % py::ssize_t{sizeof(T)} == 0;
+    expect<T>(rows ? py::array(array[py::int_(0)]) : array, name, rows ? 2 : 3, {});
+    return {static_cast<const T*>(array.data()), array.shape(0), array.shape(1), array.shape(2),
+            array.strides(0) / py::ssize_t{sizeof(T)}};
+}
+
 template <typename T>
 Image<T> write_image(py::array& array, const char* name, const std::optional<Shape>& shape = {}) {
     expect<T>(array, name, 3, shape);

@@ -17,7 +17,7 @@ T* write_column(py::array& array, const char* name, const Shape& shape) {
 template <typename T>
 void add_intensity(Plane<const Label> labels, const py::array& intensity, py::array& pixels,
                    py::array& sums) {
-    const auto image = read_image<T>(intensity, "intensity");
+    const auto image = read_cutout<T>(intensity, "intensity");
     if (image.rows != labels.rows || image.cols != labels.cols) {
         throw py::value_error("intensity: expected the sides of labels, " +
                               to_string({labels.rows, labels.cols}) + ", got " +

@@ -22,8 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto intensity = input.values<std::uint8_t>(2 * rows * cols);
     double sums[2 * count] = {};
     std::int64_t pixels[count] = {};
-    intensity_sums<std::uint8_t>({labels.data(), rows, cols}, {intensity.data(), rows, cols, 2}, pixels,
-                                 {sums, count, 2});
+    intensity_sums<std::uint8_t>({labels.data(), rows, cols}, {intensity.data(), rows, cols, 2, 2 * cols},
+                                 pixels, {sums, count, 2});
     REQUIRE(std::equal(pixels, pixels + count, area));
     return 0;
 }

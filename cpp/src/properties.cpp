@@ -272,7 +272,7 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
 }
 
 template <typename T>
-void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels,
+void intensity_sums(Plane<const Label> labels, Cutout<const T> intensity, std::int64_t* pixels,
                     Plane<double> sums) {
     const std::ptrdiff_t channels = intensity.channels;
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
@@ -292,7 +292,7 @@ void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::in
     }
 }
 
-template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, std::int64_t*, Plane<double>);
-template void intensity_sums(Plane<const Label>, Image<const float>, std::int64_t*, Plane<double>);
+template void intensity_sums(Plane<const Label>, Cutout<const std::uint8_t>, std::int64_t*, Plane<double>);
+template void intensity_sums(Plane<const Label>, Cutout<const float>, std::int64_t*, Plane<double>);
 
 }  // namespace nucfast

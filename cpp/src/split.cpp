@@ -271,8 +271,8 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
     return count;
 }
 
-Label split_mask(Plane<const std::uint8_t> height, Mask mask, int min_rise, Plane<Label> nuclei) {
-    const RunComponents runs = runs_of(mask);
+Label split_runs(Plane<const std::uint8_t> height, const RunComponents& runs, int min_rise,
+                 Plane<Label> nuclei) {
     climb(height, runs, nuclei);
     const std::vector<Label> summits = follow(runs, nuclei);
     const SaddleTable table = find_saddles(height, runs, {nuclei.data, nuclei.rows, nuclei.cols});
@@ -287,18 +287,25 @@ Label split_mask(Plane<const std::uint8_t> height, Mask mask, int min_rise, Plan
 // Keeps the pixels of each nucleus that have at least `share` of its highest probability; pixels of the mask
 // that belong to no nucleus count as one.
 void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> nuclei, Label count, double share,
-                  Plane<std::uint8_t> mask) {
+                  const RunComponents& runs, Plane<std::uint8_t> mask) {
     std::vector<std::uint8_t> lowest(static_cast<std::size_t>(count) + 1, 0);
-    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
-        if (mask.data[i] == 0) continue;
-        std::uint8_t& peak = lowest[nuclei.data[i]];
-        peak = std::max(peak, probability.data[i]);
-    }
+    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
+        const Label* const nucleus = nuclei.row(r);
+        const std::uint8_t* const p = probability.row(r);
+        for (auto c = run.begin; c < run.end; ++c) {
+            std::uint8_t& peak = lowest[nucleus[c]];
+            if (p[c] > peak) peak = p[c];  // seldom: no store for the next load to wait for
+        }
+    });
     for (std::uint8_t& peak : lowest) peak = static_cast<std::uint8_t>(std::ceil(share * peak));
-    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
-        if (mask.data[i] == 0) continue;
-        mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= lowest[nuclei.data[i]]);
-    }
+    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
+        const Label* const nucleus = nuclei.row(r);
+        const std::uint8_t* const p = probability.row(r);
+        std::uint8_t* const inside = mask.row(r);
+        for (auto c = run.begin; c < run.end; ++c) {
+            inside[c] = static_cast<std::uint8_t>(p[c] >= lowest[nucleus[c]]);
+        }
+    });
 }
 
 // Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image.
@@ -358,7 +365,8 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
                       Plane<Label> nuclei) {
     expect_size(nuclei, "height");
     if (nuclei.size() == 0) return 0;
-    return split_mask(height, {reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols},
+    return split_runs(height,
+                      runs_of({reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols}),
                       min_rise, nuclei);
 }
 
@@ -376,11 +384,13 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
     smooth(height, {smoothed.data(), nuclei.rows, nuclei.cols});
     const Plane<const std::uint8_t> hills{smoothed.data(), nuclei.rows, nuclei.cols};
     if (settings.peak_share > 0) {
-        const Label count = split_mask(hills, found, settings.min_rise, nuclei);
-        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, count, settings.peak_share, mask);
+        const RunComponents runs = runs_of(found);
+        const Label count = split_runs(hills, runs, settings.min_rise, nuclei);
+        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, count, settings.peak_share, runs,
+                     mask);
     }
     fill_holes(settings.max_hole_px, mask);
-    return split_mask(hills, found, settings.min_rise, nuclei);
+    return split_runs(hills, runs_of(found), settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast

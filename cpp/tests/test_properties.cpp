@@ -56,7 +56,7 @@ TEST(properties_sums_of_intensity) {
     const std::vector<std::uint8_t> image = {1, 10, 3, 20, 9, 9, 255, 0};
     std::vector<double> sums(4);
     std::vector<std::int64_t> pixels(2);
-    intensity_sums<std::uint8_t>({map.data(), 2, 2}, {image.data(), 2, 2, 2}, pixels.data(),
+    intensity_sums<std::uint8_t>({map.data(), 2, 2}, {image.data(), 2, 2, 2, 4}, pixels.data(),
                                  {sums.data(), 2, 2});
     CHECK((pixels == std::vector<std::int64_t>{2, 1}));
     CHECK((sums == std::vector<double>{4, 30, 255, 0}));

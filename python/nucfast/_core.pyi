@@ -39,6 +39,28 @@ def overlaps(
     NDArray[np.float64],
 ]: ...
 
+# outline
+def draw_outlines(
+    vertices: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    colors: NDArray[np.uint8],
+    width: float,
+    picture: NDArray[np.uint8],
+) -> None: ...
+
+# geojson
+def geojson_features(
+    id: NDArray[np.int64],
+    class_code: NDArray[np.int32],
+    vertices: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    measurements: NDArray[np.float32],
+    key: tuple[int, int],
+    origin: tuple[float, float],
+    classes: list[bytes],
+    names: list[bytes],
+) -> bytes: ...
+
 # contours
 def contours(
     labels: NDArray[np.int32], midpoints: bool, threads: int

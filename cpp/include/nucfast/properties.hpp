@@ -44,11 +44,11 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
 // The caller guarantees equal rows and columns. Throws std::invalid_argument if a label is negative or
 // greater than `count`; the sums are then in an undefined state.
 template <typename T>
-void intensity_sums(Plane<const Label> labels, Image<const T> intensity, std::int64_t* pixels,
+void intensity_sums(Plane<const Label> labels, Cutout<const T> intensity, std::int64_t* pixels,
                     Plane<double> sums);
 
-extern template void intensity_sums(Plane<const Label>, Image<const std::uint8_t>, std::int64_t*,
+extern template void intensity_sums(Plane<const Label>, Cutout<const std::uint8_t>, std::int64_t*,
                                     Plane<double>);
-extern template void intensity_sums(Plane<const Label>, Image<const float>, std::int64_t*, Plane<double>);
+extern template void intensity_sums(Plane<const Label>, Cutout<const float>, std::int64_t*, Plane<double>);
 
 }  // namespace nucfast

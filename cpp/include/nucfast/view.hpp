@@ -32,4 +32,16 @@ struct Image {
     std::ptrdiff_t size() const { return rows * cols * channels; }
 };
 
+// A part of such an image: its rows are whole, but lie `step` values apart.
+template <typename T>
+struct Cutout {
+    T* data = nullptr;
+    std::ptrdiff_t rows = 0;
+    std::ptrdiff_t cols = 0;
+    std::ptrdiff_t channels = 0;
+    std::ptrdiff_t step = 0;
+
+    T* row(std::ptrdiff_t r) const { return data + r * step; }
+};
+
 }  // namespace nucfast

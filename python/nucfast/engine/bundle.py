@@ -178,7 +178,9 @@ class Bundle:
         _expect(self.halo_px >= 0, "halo_px", "0 or more", self.halo_px)
         multiple = self.tile_px >= 1 and self.tile_px % self.stride_px == 0
         _expect(multiple, "tile_px", f"a multiple of stride_px = {self.stride_px}", self.tile_px)
-        _expect(self.tile_px > 2 * self.margin_px, "tile_px", "more than 2 * margin_px", self.tile_px)
+        # What is kept of a tile starts and ends at whole strides.
+        rims = 2 * -(-self.margin_px // self.stride_px) * self.stride_px
+        _expect(self.tile_px > rims, "tile_px", "more than 2 * margin_px, in whole strides", self.tile_px)
         names = [output.name for output in self.outputs]
         _expect(len(names) > 0, "outputs", "at least one", self.outputs)
         _expect(len(set(names)) == len(names), "outputs", "different names", names)

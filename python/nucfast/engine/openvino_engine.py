@@ -33,6 +33,10 @@ from nucfast.errors import EngineError, MissingExtraError
 # memory, in flight; on 2 cores one stream of 2 threads and two of 1 are equally fast.
 THREADS_PER_STREAM = 4
 
+# OpenVINO keeps what it has compiled for every size of tile that occurs, 2 MB each, for thousands of sizes.
+# It counts by operation; of he-fast, this keeps some 50 sizes.
+_KEPT_OPERATIONS = 400
+
 _import_lock = threading.Lock()
 
 
@@ -117,7 +121,12 @@ class OpenVinoEngine:
             raise unreadable_model(bundle, error, file) from error
         check_graph(bundle, inputs, outputs, uint8_name="u8")
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            try:
+                # Not among the properties that OpenVINO documents, so a release may not know it.
+                bounded = {**settings, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_OPERATIONS}
+                self._compiled = core.compile_model(model, "CPU", bounded)
+            except RuntimeError:
+                self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise unreadable_model(bundle, error, file) from error
         self._check_shapes()

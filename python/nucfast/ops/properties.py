@@ -126,7 +126,9 @@ def mean_intensity(
     """
     if count < 0:
         raise ValueError(f"count: expected a value >= 0, got {count}")
-    channels = np.ascontiguousarray(intensity[..., np.newaxis] if intensity.ndim == 2 else intensity)
+    channels: NDArray[Any] = intensity[..., np.newaxis] if intensity.ndim == 2 else intensity
+    if not channels[:1].flags.c_contiguous:  # rows may lie apart, pixels may not
+        channels = np.ascontiguousarray(channels)
     pixels = np.zeros(count, np.int64)
     sums = np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
     _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums)

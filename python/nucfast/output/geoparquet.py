@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import Writer
 
-# Some 10 MB: large enough that statistics and compression pay, small enough to wait for in memory. All row
+# Some 5 MB: large enough that statistics and compression pay, small enough to wait for in memory. All row
 # groups but the last have this size, so the file does not depend on how the nuclei came in batches.
-_ROW_GROUP_ROWS = 16384
+_ROW_GROUP_ROWS = 8192
 
 
 class GeoParquetWriter(Writer):

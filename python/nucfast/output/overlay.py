@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from nucfast import _core
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import AtomicFile
 from nucfast.slide import Slide
@@ -27,9 +32,9 @@ COLORBLIND_SAFE: tuple[RGB, ...] = (
 """A palette that most people with colour blindness tell apart (Okabe & Ito, 2008), without its black."""
 
 _UNCLASSIFIED_COLOR = (255, 255, 255)
-_SUPERSAMPLE = 2
-_BLOCK_PX = 512  # side of the part of the picture that is enlarged and drawn on at once
+_BLOCK_ROWS = 512  # of the picture, read at once
 _FILL_BELOW_PX = 5  # nuclei smaller than this in the picture have no inside left to show: they are filled
+_THICK_FROM_PX = 20  # from this size on a line of two pixels leaves enough of it
 
 
 def write_overlay(
@@ -49,7 +54,8 @@ def write_overlay(
         path: the PNG file.
         slide: the slide the nuclei come from.
         nuclei: a table, or batches of it; classes may not differ between batches.
-        max_px: longest side of the picture; a larger slide is drawn downsampled.
+        max_px: the most that the picture's longest side may have. A larger slide is drawn downsampled, by a
+            power of two of one of its levels, which is read ten times as fast as other sizes.
         palette: RGB of each class in the order of the scheme; None: the scheme's colours.
         check: called now and then while the slide is read; what it raises ends the drawing.
 
@@ -58,13 +64,13 @@ def write_overlay(
         OutputError: the file cannot be written.
     """
     width, height = slide.dimensions
-    scale = min(1.0, max_px / max(width, height))
+    scale = 1 / _downsample(slide, max_px)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.new("RGB", size)
-    for top in range(0, size[1], _BLOCK_PX):
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    for top in range(0, size[1], _BLOCK_ROWS):
         check()
-        rows = min(_BLOCK_PX, size[1] - top)
-        picture.paste(Image.fromarray(slide.read_scaled(0, top / scale, size[0], rows, 1 / scale)), (0, top))
+        rows = min(_BLOCK_ROWS, size[1] - top)
+        picture[top : top + rows] = slide.read_scaled(0, top / scale, size[0], rows, 1 / scale)
     counts: dict[str, int] = {}
     colors: dict[str, RGB] = {}
     first: Nuclei | None = None
@@ -77,85 +83,64 @@ def write_overlay(
         colors = dict(zip((entry.name for entry in batch.classes), chosen, strict=False))
         for name, count in batch.counts().items():
             counts[name] = counts.get(name, 0) + count
-        _draw_blocks(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
+        _draw(picture, batch, [*colors.values(), _UNCLASSIFIED_COLOR], scale)
     _draw_legend(picture, [(name, colors.get(name, _UNCLASSIFIED_COLOR), n) for name, n in counts.items()])
     with AtomicFile(path) as file:
-        file.write(_png(picture))
+        _write_png(file, picture)
 
 
-def _png(picture: Image.Image) -> bytes:
-    """A PNG file; runs alone and one filter take a third of Pillow's time, for as many bytes."""
-    data = imagecodecs.png_encode(
-        np.asarray(picture),
-        level=1,
-        strategy=imagecodecs.PNG.STRATEGY.RLE,
-        filter=imagecodecs.PNG.FILTER.PAETH,
-    )
-    return bytes(data)
+def _downsample(slide: Slide, max_px: int) -> float:
+    """Level-0 pixels per pixel of the picture."""
+    least = max(1.0, max(slide.dimensions) / max_px)
+    level = [level.downsample for level in slide.levels if level.downsample <= least][-1]
+    halvings = math.ceil(math.log2(least / level))
+    return level * 2.0**halvings
 
 
-def _draw_blocks(picture: Image.Image, nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:
-    """Draw on one block of the picture after the other, which bounds memory."""
+def _write_png(file: BinaryIO, picture: NDArray[np.uint8]) -> None:
+    """Every row less the one above, and runs alone: a third of the time of other ways, for as many bytes."""
+
+    def put(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+    rows, cols, _ = picture.shape
+    file.write(b"\x89PNG\r\n\x1a\n")
+    put(b"IHDR", struct.pack(">IIBBBBB", cols, rows, 8, 2, 0, 0, 0))
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    above = np.zeros_like(picture[:1])
+    for top in range(0, rows, _BLOCK_ROWS):
+        block = picture[top : top + _BLOCK_ROWS]
+        lines = np.full((len(block), 1 + 3 * cols), 2, np.uint8)  # before each row, the number of its filter
+        lines[:, 1:] = (block - np.concatenate([above, block[:-1]])).reshape(len(block), -1)
+        put(b"IDAT", deflate.compress(lines.tobytes()))
+        above = block[-1:]
+    put(b"IDAT", deflate.flush())
+    put(b"IEND", b"")
+
+
+def _draw(picture: NDArray[np.uint8], nuclei: Nuclei, colors: Sequence[RGB], scale: float) -> None:
     if not len(nuclei):
         return
     side_px = float(np.median(nuclei.bbox[:, 2:] - nuclei.bbox[:, :2])) * scale
-    # Lines reach further than the boxes, by half of their width.
-    low = np.floor(nuclei.bbox[:, :2] * scale - 2).astype(int) // _BLOCK_PX
-    high = np.ceil(nuclei.bbox[:, 2:] * scale + 2).astype(int) // _BLOCK_PX
-    across, down = -(-picture.width // _BLOCK_PX), -(-picture.height // _BLOCK_PX)
-    (left, top), (right, bottom) = np.maximum(low.min(0), 0), np.minimum(high.max(0) + 1, (across, down))
-    for row in range(top, bottom):
-        in_row = (low[:, 1] <= row) & (row <= high[:, 1])
-        for col in range(left, right):
-            here = np.flatnonzero(in_row & (low[:, 0] <= col) & (col <= high[:, 0]))
-            if here.size:
-                corner = col * _BLOCK_PX, row * _BLOCK_PX
-                _draw(picture, corner, nuclei[here], colors, scale=scale, side_px=side_px)
+    width = 0.0 if side_px < _FILL_BELOW_PX else 1.0 if side_px < _THICK_FROM_PX else 2.0
+    shades = np.array(colors, np.uint8)[nuclei.class_codes()]
+    _core.draw_outlines(nuclei.vertices * scale, nuclei.offsets, shades, width, picture)
 
 
-def _draw(
-    picture: Image.Image,
-    corner: tuple[int, int],
-    nuclei: Nuclei,
-    colors: Sequence[RGB],
-    *,
-    scale: float,
-    side_px: float,
-) -> None:
-    """Draw on the block at ``corner``; ``side_px`` is the usual size of a nucleus in the picture."""
-    right, bottom = (
-        min(at + _BLOCK_PX, end) for at, end in zip(corner, (picture.width, picture.height), strict=True)
-    )
-    block = picture.crop((*corner, right, bottom))
-    # Lines drawn on an enlarged copy and averaged back are antialiased; pixels without lines come back as
-    # they were, because a pixel enlarged to equal pixels has them as its average.
-    size = block.width * _SUPERSAMPLE, block.height * _SUPERSAMPLE
-    canvas = block.resize(size, Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(canvas)
-    line_px = _SUPERSAMPLE if side_px < 20 else 2 * _SUPERSAMPLE
-    # Pillow counts from pixel centres, we from corners.
-    points = (nuclei.vertices * scale - corner) * _SUPERSAMPLE - 0.5
-    bounds = nuclei.offsets.tolist()
-    for i, code in enumerate(nuclei.class_codes().tolist()):
-        ring = points[bounds[i] : bounds[i + 1]].ravel().tolist()
-        if side_px < _FILL_BELOW_PX:
-            draw.polygon(ring, fill=colors[code])
-        else:
-            draw.line(ring, fill=colors[code], width=line_px, joint=None)
-    picture.paste(canvas.reduce(_SUPERSAMPLE), corner)
-
-
-def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) -> None:
+def _draw_legend(picture: NDArray[np.uint8], entries: Sequence[tuple[str, RGB, int]]) -> None:
     if not entries:
         return
-    size = max(10, min(32, max(picture.size) // 60))
+    rows, cols, _ = picture.shape
+    size = max(10, min(32, max(rows, cols) // 60))
     font = ImageFont.load_default(size)
     texts = [f"{name}  {count:,}" for name, _, count in entries]
-    draw = ImageDraw.Draw(picture)
     pad, row = size // 2, round(size * 1.5)
-    width = round(max(draw.textlength(text, font) for text in texts)) + size + 3 * pad
-    if 2 * width > picture.width or 2 * (row * len(texts) + pad) > picture.height:
+    width = round(max(font.getlength(text) for text in texts)) + size + 3 * pad
+    if 2 * width > cols or 2 * (row * len(texts) + pad) > rows:
         return  # it would hide the picture
+    corner = picture[: 3 * pad + row * len(texts), : 2 * pad + width]
+    legend = Image.fromarray(corner)
+    draw = ImageDraw.Draw(legend)
     draw.rectangle(
         (pad, pad, pad + width, 2 * pad + row * len(texts)), fill=(255, 255, 255), outline=(96, 96, 96)
     )
@@ -164,3 +149,4 @@ def _draw_legend(picture: Image.Image, entries: Sequence[tuple[str, RGB, int]]) 
         box = (2 * pad, top, 2 * pad + size, top + size)
         draw.rectangle(box, fill=color, outline=(96, 96, 96))
         draw.text((3 * pad + size, top + size // 2), text, fill=(0, 0, 0), font=font, anchor="lm")
+    corner[...] = np.asarray(legend)

@@ -119,8 +119,8 @@ def do_region(entry: SlideInput, config: InferConfig, expected: str, index: int)
     with _loading:  # a worker may have several threads
         task = _task(entry, config, expected)
     region = task.layout.regions[index]
-    image = task.read(region)
-    return pack(task.decode(region, image, task.predict(region, image)))
+    sight = task.read(region)
+    return pack(task.decode(region, sight, task.predict(region, sight)))
 
 
 @lru_cache(maxsize=4)

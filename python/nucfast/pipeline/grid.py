@@ -1,11 +1,9 @@
-"""Where regions and tiles lie. Everything here is integer arithmetic on the slide's model-pixel grid."""
+"""Where regions lie. Everything here is integer arithmetic on the slide's model-pixel grid."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,15 @@ class Window:
     def width(self) -> int:
         """Columns."""
         return self.right - self.left
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
+
+    def shifted(self, rows: int, cols: int) -> Window:
+        """The same further down and to the right."""
+        return Window(self.top + rows, self.left + cols, self.bottom + rows, self.right + cols)
 
     def grown(self, by_px: int, *, align_px: int, within: Window) -> Window:
         """Grown on every side, then outwards to multiples of ``align_px``, clipped to ``within``."""
@@ -70,45 +77,3 @@ def regions(
             owned = Window(top, left, min(top + region_px, height_px), min(left + region_px, width_px))
             yield Region(index, owned, owned, owned).with_halo(halo_px, margin_px, stride_px, within=whole)
             index += 1
-
-
-@dataclass(frozen=True)
-class Span:
-    """One tile along one axis: it covers [start, start + size), and its result is used in [begin, end)."""
-
-    start: int
-    begin: int
-    end: int
-
-
-def spans(extent_px: int, *, tile_px: int, margin_px: int, stride_px: int) -> tuple[int, list[Span]]:
-    """Cover ``extent_px`` with the fewest tiles of at most ``tile_px`` that overlap by two margins.
-
-    The ends of the extent need no margin: there the network sees what it saw at the borders of its training
-    patches. Tiles are only as large as an even split needs.
-
-    Args:
-        extent_px: a multiple of ``stride_px``.
-        tile_px: largest tile, at least two margins and a stride.
-        margin_px: pixels at a tile's inner edges that are not used.
-        stride_px: tiles start at, and measure, multiples of it.
-
-    Returns:
-        The tile size and the tiles in order; their [begin, end) are the extent without gap or overlap.
-    """
-    if extent_px <= tile_px:
-        return extent_px, [Span(0, 0, extent_px)]
-
-    def step(size: int) -> int:
-        """Largest distance between the starts of tiles of this size that still overlap by two margins."""
-        return (size - 2 * margin_px) // stride_px * stride_px
-
-    count = 1 + math.ceil((extent_px - tile_px) / step(tile_px))
-    size = math.ceil((extent_px + (count - 1) * 2 * margin_px) / count / stride_px) * stride_px
-    while size + (count - 1) * step(size) < extent_px:
-        size += stride_px
-    starts = [min(i * step(size), extent_px - size) for i in range(count)]
-    cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), extent_px]
-    return size, [
-        Span(start, begin, end) for start, begin, end in zip(starts, cuts[:-1], cuts[1:], strict=True)
-    ]

@@ -2,76 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine import Engine
-from nucfast.pipeline.grid import Window, spans
+from nucfast.pipeline.cover import Tile
+from nucfast.pipeline.grid import Window
 
 Maps = Mapping[str, NDArray[np.uint8]]
 
 
 def predict_maps(
-    engine: Engine,
-    image: NDArray[np.uint8],
-    *,
-    batch: int = 1,
-    wanted: Callable[[Window], bool] | None = None,
+    engine: Engine, image: NDArray[np.uint8], tiles: Sequence[Tile], kept: Window, *, batch: int = 1
 ) -> Maps:
-    """Run the network over an image of any size, tile by tile.
+    """Run the network over parts of an image.
 
     Args:
-        engine: the network; its bundle gives tile size, margin, stride and outputs.
+        engine: the network; its bundle gives stride and outputs.
         image: (H, W, 3) uint8 RGB at the bundle's mpp.
-        batch: tiles that go through the network at once.
-        wanted: says of a part of the image whether it is wanted; maps are 0 under tiles that are not.
+        tiles: what goes through the network, in pixels of the image, as ``cover`` makes them.
+        kept: where maps are wanted; it holds what is kept of the tiles.
+        batch: tiles of one size that go through the network at once.
 
     Returns:
-        For each output of the bundle (ceil(H / stride), ceil(W / stride), channels) uint8.
+        For each output of the bundle (ceil(height / stride), ceil(width / stride), channels) uint8, of
+        ``kept``; 0 where no tile lies.
     """
     bundle = engine.bundle
-    height, width = image.shape[:2]
     step = bundle.stride_px
     # The network needs whole strides; mirrored pixels continue the tissue, where white would draw an edge.
-    padding = ((0, -height % step), (0, -width % step), (0, 0))
+    padding = ((0, -image.shape[0] % step), (0, -image.shape[1] % step), (0, 0))
     padded = np.pad(image, padding, mode="symmetric") if any(after for _, after in padding) else image
-    settings = {"tile_px": bundle.tile_px, "margin_px": bundle.margin_px, "stride_px": step}
-    tile_height, rows = spans(padded.shape[0], **settings)
-    tile_width, cols = spans(padded.shape[1], **settings)
-    places = [
-        (row, col)
-        for row in rows
-        for col in cols
-        if wanted is None or wanted(Window(row.begin, col.begin, row.end, col.end))
-    ]
-    complete = len(places) == len(rows) * len(cols)
     maps = {
-        output.name: (np.empty if complete else np.zeros)(
-            (padded.shape[0] // output.stride, padded.shape[1] // output.stride, output.channels), np.uint8
+        output.name: np.zeros(
+            (-(-kept.height // output.stride), -(-kept.width // output.stride), output.channels), np.uint8
         )
         for output in bundle.outputs
     }
-    for first in range(0, len(places), batch):
-        group = places[first : first + batch]
-        tiles = np.stack(
-            [
-                padded[row.start : row.start + tile_height, col.start : col.start + tile_width]
-                for row, col in group
-            ]
-        )
-        results = engine.run(tiles)
-        for output in bundle.outputs:
-            s, target = output.stride, maps[output.name]
-            for (row, col), tile in zip(group, results[output.name], strict=True):
-                # Cuts are rounded down to the output's own grid on both sides alike: no gap, no overlap.
-                inner = tile[
-                    row.begin // s - row.start // s : row.end // s - row.start // s,
-                    col.begin // s - col.start // s : col.end // s - col.start // s,
-                ]
-                target[row.begin // s : row.end // s, col.begin // s : col.end // s] = inner
-    return {
-        output.name: maps[output.name][: -(-height // output.stride), : -(-width // output.stride)]
-        for output in bundle.outputs
-    }
+    # One for all batches: to touch fresh memory costs as much as to fill it.
+    largest = max((tile.seen.height * tile.seen.width for tile in tiles), default=0)
+    buffer = np.empty(min(batch, len(tiles)) * largest * 3, np.uint8)
+    for (height, width), equal in groupby(tiles, lambda tile: tile.seen.size):
+        sized = list(equal)
+        for first in range(0, len(sized), batch):
+            group = sized[first : first + batch]
+            pixels = buffer[: len(group) * height * width * 3].reshape(-1, height, width, 3)
+            for tile, to in zip(group, pixels, strict=True):
+                to[...] = padded[tile.seen.top : tile.seen.bottom, tile.seen.left : tile.seen.right]
+            results = engine.run(pixels)
+            for output in bundle.outputs:
+                for tile, result in zip(group, results[output.name], strict=True):
+                    place = _scaled(tile.kept, kept, output.stride)
+                    maps[output.name][place] = result[_scaled(tile.kept, tile.seen, output.stride)]
+    return maps
+
+
+def _scaled(part: Window, whole: Window, stride: int) -> tuple[slice, slice]:
+    """Where ``part`` lies in a map of ``whole``; both start at whole strides."""
+    top, left = (part.top - whole.top) // stride, (part.left - whole.left) // stride
+    return slice(top, top - (-part.height // stride)), slice(left, left - (-part.width // stride))

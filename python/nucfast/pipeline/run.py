@@ -25,7 +25,7 @@ from nucfast.pipeline.cluster import Cluster, for_workers
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
-from nucfast.pipeline.journal import Journal, Worker, on_disk, pack
+from nucfast.pipeline.journal import Journal, Worker, on_disk
 from nucfast.pipeline.memory import regions_in_memory
 from nucfast.pipeline.prepare import fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
@@ -321,7 +321,7 @@ class _Job:
 
         def finish(region: Region, nuclei: Nuclei) -> None:
             with self.stages.timed("journal"):
-                journal.write(region.index, pack(nuclei))
+                journal.write(region.index, nuclei)
             del claims[region.index]
 
         if self.cluster is not None:

@@ -14,6 +14,7 @@ from nucfast.engine import Bundle, Engine
 from nucfast.errors import SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.area import Area
+from nucfast.pipeline.cover import Tile, cover
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
 from nucfast.pipeline.maps import Maps, predict_maps
@@ -109,12 +110,12 @@ def run_regions(
     task = RegionTask(slide, layout, engine, batch, stages, area)
     readers = min(in_flight, max(1, decoders // 2))
     upcoming = iter(todo)
-    reading: deque[tuple[Region, Future[NDArray[np.uint8]]]] = deque()
+    reading: deque[tuple[Region, Future[Sight]]] = deque()
     decoding: deque[tuple[Region, Future[Nuclei]]] = deque()
     unreadable: SlideError | None = None
 
-    def decode(region: Region, image: NDArray[np.uint8], maps: Maps) -> Nuclei:
-        nuclei = task.decode(region, image, maps)
+    def decode(region: Region, sight: Sight, maps: Maps) -> Nuclei:
+        nuclei = task.decode(region, sight, maps)
         finish(region, nuclei)
         return nuclei
 
@@ -133,13 +134,13 @@ def run_regions(
                 if reading:
                     region, pixels = reading.popleft()
                     try:
-                        image = pixels.result()
+                        sight = pixels.result()
                     except SlideError as error:
                         unreadable = unreadable or error
                         continue
-                    maps = task.predict(region, image)
-                    decoding.append((region, decode_pool.submit(decode, region, image, maps)))
-                    del image, maps, pixels
+                    maps = task.predict(region, sight)
+                    decoding.append((region, decode_pool.submit(decode, region, sight, maps)))
+                    del sight, maps, pixels
                 elif not decoding:
                     break
                 # The oldest is waited for only where its room is needed, or nothing else is left to do.
@@ -156,6 +157,14 @@ def run_regions(
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What is seen of a region: the pixels of ``region.read``, and which tiles of them the network needs."""
+
+    image: NDArray[np.uint8]
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
 class RegionTask:
     """What is done with one region, stage by stage."""
 
@@ -166,35 +175,44 @@ class RegionTask:
     stages: Stages
     area: Area | None = None
 
-    def read(self, region: Region) -> NDArray[np.uint8]:
-        """The pixels of ``region.read``."""
-        window, scale = region.read, self.layout.scale
+    def read(self, region: Region) -> Sight:
+        """The pixels that the network needs; others of ``region.read`` may be left white."""
+        window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
         with self.stages.timed("read", window.height * window.width):
-            return self.slide.read_scaled(
-                window.left * scale, window.top * scale, window.width, window.height, scale
+            # At the slide's end the last stride is not whole.
+            height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
+            inside = region.decoded.shifted(-window.top, -window.left)
+            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=self._wanted(region))
+            image = self.slide.read_scaled(
+                window.left * scale,
+                window.top * scale,
+                window.width,
+                window.height,
+                scale,
+                parts=[(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles],
             )
+        return Sight(image, tiles)
 
-    def predict(self, region: Region, image: NDArray[np.uint8]) -> Maps:
+    def predict(self, region: Region, sight: Sight) -> Maps:
         """The network's maps over ``region.decoded``."""
-        bundle = self.engine.bundle
-        with self.stages.timed("network", image.shape[0] * image.shape[1]):
-            maps = predict_maps(self.engine, image, batch=self.batch, wanted=self._wanted(region))
-        row, col = region.decoded.top - region.read.top, region.decoded.left - region.read.left
-        return {spec.name: _crop(maps[spec.name], row, col, region, spec.stride) for spec in bundle.outputs}
+        pixels = sum(tile.seen.height * tile.seen.width for tile in sight.tiles)
+        kept = region.decoded.shifted(-region.read.top, -region.read.left)
+        with self.stages.timed("network", pixels):
+            return predict_maps(self.engine, sight.image, sight.tiles, kept, batch=self.batch)
 
-    def decode(self, region: Region, image: NDArray[np.uint8], maps: Maps) -> Nuclei:
+    def decode(self, region: Region, sight: Sight, maps: Maps) -> Nuclei:
         """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
 
         Where one reaches past the halo, the region is done again with a larger one.
         """
-        decoded = self._decode(region, image, maps)
+        decoded = self._decode(region, sight.image, maps)
         halo_px = self.engine.bundle.halo_px
         for factor in HALO_FACTORS:
             if not decoded.oversized:
                 break
             region = self.layout.with_halo(region, factor * halo_px, self.engine.bundle)
-            image = self.read(region)
-            decoded = self._decode(region, image, self.predict(region, image))
+            sight = self.read(region)
+            decoded = self._decode(region, sight.image, self.predict(region, sight))
         nuclei = decoded.nuclei
         cut = self._cut(nuclei, region.decoded) if decoded.oversized else []
         if self.area is not None:
@@ -207,7 +225,7 @@ class RegionTask:
         with self.stages.timed("decode", window.height * window.width):
             return decode_region(
                 maps,
-                _crop(image, row, col, region, 1),
+                image[row : row + window.height, col : col + window.width],
                 region,
                 self.engine.bundle,
                 scale=layout.scale,
@@ -240,10 +258,3 @@ class RegionTask:
             )
 
         return wanted
-
-
-def _crop(plane: NDArray[np.uint8], row: int, col: int, region: Region, stride: int) -> NDArray[np.uint8]:
-    """The part of a map over ``region.read`` that lies over ``region.decoded``; offsets are whole strides."""
-    window = region.decoded
-    bottom, right = -(-(row + window.height) // stride), -(-(col + window.width) // stride)
-    return plane[row // stride : bottom, col // stride : right]

@@ -24,6 +24,9 @@ from nucfast.slide.mpp import Resolution
 
 WHITE = 255
 
+Part = tuple[int, int, int, int]
+"""x, y, width, height of a part of an image."""
+
 # A level this little coarser than the scale asked for still serves: 1 % is no visible loss, while the
 # next finer level costs four to sixteen times the decoding.
 LEVEL_TOLERANCE = 1.01
@@ -199,8 +202,21 @@ class Slide(ABC):
             scale = mpp / self.require_mpp()
         return self.read_scaled(x, y, width, height, scale)
 
-    def read_scaled(self, x: float, y: float, width: int, height: int, scale: float) -> NDArray[np.uint8]:
-        """:meth:`read` with the output's pixel size given in level-0 pixels, for slides of unknown mpp."""
+    def read_scaled(
+        self,
+        x: float,
+        y: float,
+        width: int,
+        height: int,
+        scale: float,
+        *,
+        parts: Sequence[Part] | None = None,
+    ) -> NDArray[np.uint8]:
+        """:meth:`read` with the output's pixel size given in level-0 pixels, for slides of unknown mpp.
+
+        ``parts``, rectangles (x, y, width, height) of the output, are all that is needed of it: what lies
+        beside them may be white, where that saves work.
+        """
         if self._closed:
             raise SlideError(f"{self.path or self.name}: the slide is closed; open it again")
         if not (math.isfinite(x) and math.isfinite(y)):
@@ -220,7 +236,7 @@ class Slide(ABC):
             return out
         if not _whole(left, top, step):
             self._resample(index, x, y, scale, out)
-        elif not self._read_whole(index, left, top, step, out):
+        elif not self._read_whole(index, left, top, step, out, parts):
             block = max(1, int(MAX_SOURCE_PX / step))
             for row in range(0, height, block):
                 for col in range(0, width, block):
@@ -244,18 +260,35 @@ class Slide(ABC):
                 index = candidate
         return index
 
-    def read_average(self, level: int, x: int, y: int, factor: int, out: NDArray[np.uint8]) -> bool:
+    def read_average(
+        self,
+        level: int,
+        x: int,
+        y: int,
+        factor: int,
+        out: NDArray[np.uint8],
+        parts: Sequence[Part] | None = None,
+    ) -> bool:
         """Fill ``out`` with averages over squares of ``factor`` pixels of a level, from (x, y) on.
 
         For backends that can do so piece by piece, without holding all pixels; others leave it, and return
-        False. The caller guarantees that the area lies inside the level. Called from several threads at once.
+        False. What lies beside all ``parts`` of ``out`` may be left white; None: all is needed. The caller
+        guarantees that the area lies inside the level. Called from several threads at once.
 
         Raises:
             SlideError: the file is damaged there.
         """
         return False
 
-    def _read_whole(self, level: int, left: float, top: float, step: float, out: NDArray[np.uint8]) -> bool:
+    def _read_whole(
+        self,
+        level: int,
+        left: float,
+        top: float,
+        step: float,
+        out: NDArray[np.uint8],
+        parts: Sequence[Part] | None,
+    ) -> bool:
         """Fill ``out`` by ``read_average`` as far as it lies inside the level; False where that cannot be."""
         x, y, factor = round(left), round(top), round(step)
         height, width, _ = out.shape
@@ -265,7 +298,8 @@ class Slide(ABC):
         c1, r1 = min(width, (extent.width - x) // factor), min(height, (extent.height - y) // factor)
         if c1 <= c0 or r1 <= r0:
             return False
-        if not self.read_average(level, x + c0 * factor, y + r0 * factor, factor, out[r0:r1, c0:c1]):
+        inside = None if parts is None else [(px - c0, py - r0, w, h) for px, py, w, h in parts]
+        if not self.read_average(level, x + c0 * factor, y + r0 * factor, factor, out[r0:r1, c0:c1], inside):
             return False
         for rows, cols in (
             (slice(0, r0), slice(0, width)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nucfast.errors import SlideError
 from nucfast.slide import jpeg2000
-from nucfast.slide.base import WHITE, Slide, make_levels
+from nucfast.slide.base import WHITE, Part, Slide, make_levels
 from nucfast.slide.jpeg import ReducedJpeg, average, reduced_jpeg
 from nucfast.slide.mpp import (
     Candidate,
@@ -100,7 +100,15 @@ class TiffSlide(Slide):
         self.read_average(level, x, y, 1, out)
         return out
 
-    def read_average(self, level: int, x: int, y: int, factor: int, out: NDArray[np.uint8]) -> bool:
+    def read_average(
+        self,
+        level: int,
+        x: int,
+        y: int,
+        factor: int,
+        out: NDArray[np.uint8],
+        parts: Sequence[Part] | None = None,
+    ) -> bool:
         """See :meth:`Slide.read_average`: each tile is decoded once, averaged, and copied to its place."""
         tiles = self._tiles[level]
         if x % factor or y % factor or tiles.tile_width % factor or tiles.tile_height % factor:
@@ -108,13 +116,21 @@ class TiffSlide(Slide):
         height, width, _ = out.shape
         tile_width, tile_height = tiles.tile_width // factor, tiles.tile_height // factor
         x, y = x // factor, y // factor
-        for row in range(y // tile_height, -(-(y + height) // tile_height)):
-            top = row * tile_height
+        first_row, first_col = y // tile_height, x // tile_width
+        rows, cols = -(-(y + height) // tile_height) - first_row, -(-(x + width) // tile_width) - first_col
+        needed = np.full((rows, cols), parts is None)
+        for part_x, part_y, part_width, part_height in parts or ():
+            in_rows = _tiles_under(y + part_y, part_height, tile_height, first_row)
+            needed[in_rows, _tiles_under(x + part_x, part_width, tile_width, first_col)] = True
+        for row in range(rows):
+            top = (first_row + row) * tile_height
             y0, y1 = max(y, top), min(y + height, top + tile_height)
-            for col in range(x // tile_width, -(-(x + width) // tile_width)):
-                left = col * tile_width
+            for col in range(cols):
+                left = (first_col + col) * tile_width
                 x0, x1 = max(x, left), min(x + width, left + tile_width)
-                tile = self._tile(tiles, row * tiles.across + col, factor)
+                tile = None
+                if needed[row, col]:
+                    tile = self._tile(tiles, (first_row + row) * tiles.across + first_col + col, factor)
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = (
                     WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
                 )
@@ -147,6 +163,11 @@ class TiffSlide(Slide):
 
     def _release(self) -> None:
         self._close_file()
+
+
+def _tiles_under(start: int, size: int, tile_size: int, first: int) -> slice:
+    """The tiles, counted from ``first``, that hold any of [start, start + size)."""
+    return slice(max(0, start // tile_size - first), max(0, -(-(start + size) // tile_size) - first))
 
 
 def is_tiff(header: bytes) -> bool:

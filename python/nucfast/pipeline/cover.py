@@ -1,0 +1,160 @@
+"""Which tiles the network sees of a region: all that is wanted, and little else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucfast.engine import Bundle
+from nucfast.pipeline.grid import Window
+
+# Parts of tiles are multiples of this: fine enough to follow the tissue, coarse enough that few shapes of
+# tile occur, each of which costs the engines time when it is new.
+_CELL_PX = 128
+
+# What a tile costs beside its pixels, in pixels.
+_TILE_COST_PX = 1 << 16
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``seen`` goes through the network, ``kept``, a part of it, is taken from the result."""
+
+    seen: Window
+    kept: Window
+
+
+def cover(
+    kept: Window, image: Window, bundle: Bundle, *, wanted: Callable[[Window], bool] | None = None
+) -> list[Tile]:
+    """Tiles of at most ``bundle.tile_px`` whose kept parts hold all that is wanted, each pixel once.
+
+    What is wanted is cut in two where that leaves out most, again and again, until no cut saves anything and
+    all tiles are small enough. A tile sees the margin around what is kept of it, but nothing beyond the
+    image: there the network sees what it saw at the borders of its training patches.
+
+    Args:
+        kept: where maps are needed; starts at multiples of the network's stride.
+        image: what there is to see, in the same pixels; holds ``kept``, starts and ends at whole strides.
+        bundle: tile size, margin and stride.
+        wanted: says of a part of ``kept`` whether it is wanted; None: all is.
+
+    Returns:
+        The tiles, those of one size one after another.
+    """
+    stride = bundle.stride_px
+    margin = -(-bundle.margin_px // stride) * stride
+    most = bundle.tile_px - 2 * margin
+    cell = max(stride, min(_CELL_PX, most) // stride * stride)
+    tops = np.append(np.arange(kept.top, kept.bottom, cell), kept.bottom)
+    lefts = np.append(np.arange(kept.left, kept.right, cell), kept.right)
+    cells = np.ones((len(tops) - 1, len(lefts) - 1), bool)
+    if wanted is not None:
+        for row, col in np.ndindex(cells.shape):
+            cells[row, col] = wanted(
+                Window(int(tops[row]), int(lefts[col]), int(tops[row + 1]), int(lefts[col + 1]))
+            )
+
+    def lengths(
+        begin: NDArray[np.intp], end: NDArray[np.intp], edges: NDArray[np.intp], low: int, high: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Pixels seen along one axis for cells [begin, end), in however many tiles that takes, and those."""
+        seen = np.minimum(edges[end] + margin, high) - np.maximum(edges[begin] - margin, low)
+        count = np.where(seen <= bundle.tile_px, 1, -((edges[begin] - edges[end]) // (most // cell * cell)))
+        return seen + (count - 1) * 2 * margin, count
+
+    def cost(box: _Boxes) -> NDArray[np.intp]:
+        height, down = lengths(box.top, box.bottom, tops, image.top, image.bottom)
+        width, across = lengths(box.left, box.right, lefts, image.left, image.right)
+        return height * width + down * across * _TILE_COST_PX
+
+    tiles = []
+    todo = [(0, 0, len(tops) - 1, len(lefts) - 1)]
+    while todo:
+        top, left, bottom, right = todo.pop()
+        part = cells[top:bottom, left:right]
+        whole = _Boxes.before_rows(part)[-1:]
+        if whole.bottom[0] == 0:
+            continue
+        (y0, x0, y1, x1) = (int(side[0]) for side in (whole.top, whole.left, whole.bottom, whole.right))
+        part, top, left = part[y0:y1, x0:x1], top + y0, left + x0
+        bottom, right = top + y1 - y0, left + x1 - x0
+        kept_here = Window(int(tops[top]), int(lefts[left]), int(tops[bottom]), int(lefts[right]))
+        seen = kept_here.grown(margin, align_px=stride, within=image)
+        halves = [
+            (
+                cost(first.moved(top, left)) + cost(second.moved(top, left)),
+                np.abs(2 * np.arange(1, len(first) + 1) - len(first) - 1),
+            )
+            for first, second in (_Boxes.of_row_cuts(part), _Boxes.of_col_cuts(part))
+        ]
+        costs, offcentre = (np.concatenate(columns) for columns in zip(*halves, strict=True))
+        now = cost(_Boxes(*(np.array([side]) for side in (top, left, bottom, right))))[0]
+        fits = max(seen.height, seen.width) <= bundle.tile_px
+        # Of equally good cuts the one nearest to the middle, so that tiles are of like sizes.
+        best = int(np.lexsort((offcentre, costs))[0]) if costs.size else -1
+        if fits and (best < 0 or costs[best] >= now):
+            tiles.append(Tile(seen, kept_here))
+        elif best < part.shape[0] - 1:
+            cut = top + best + 1
+            todo += [(top, left, cut, right), (cut, left, bottom, right)]
+        else:
+            cut = left + best - (part.shape[0] - 1) + 1
+            todo += [(top, left, bottom, cut), (top, cut, bottom, right)]
+    return sorted(tiles, key=lambda tile: (tile.seen.height, tile.seen.width, tile.seen.top, tile.seen.left))
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Boxes around what is True in parts of an array of cells; an empty part has ``bottom`` 0."""
+
+    top: NDArray[np.intp]
+    left: NDArray[np.intp]
+    bottom: NDArray[np.intp]
+    right: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.top)
+
+    def __getitem__(self, rows: slice) -> _Boxes:
+        return _Boxes(self.top[rows], self.left[rows], self.bottom[rows], self.right[rows])
+
+    def turned(self) -> _Boxes:
+        """With rows and columns exchanged."""
+        return _Boxes(self.left, self.top, self.right, self.bottom)
+
+    def moved(self, rows: int, cols: int) -> _Boxes:
+        """The same further down and to the right."""
+        return _Boxes(self.top + rows, self.left + cols, self.bottom + rows, self.right + cols)
+
+    @classmethod
+    def before_rows(cls, cells: NDArray[np.bool_]) -> _Boxes:
+        """Of the first row, the first two rows, ..., all rows."""
+        rows, cols = cells.shape
+        some = cells.any(axis=1)
+        at = np.arange(rows)
+        first = np.where(some, cells.argmax(axis=1), cols)
+        last = np.where(some, cols - cells[:, ::-1].argmax(axis=1), 0)
+        return cls(
+            np.minimum.accumulate(np.where(some, at, rows)),
+            np.minimum.accumulate(first),
+            np.maximum.accumulate(np.where(some, at + 1, 0)),
+            np.maximum.accumulate(last),
+        )
+
+    @classmethod
+    def of_row_cuts(cls, cells: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
+        """Above and below each cut between two rows."""
+        rows = cells.shape[0]
+        above = cls.before_rows(cells)[:-1]
+        flipped = cls.before_rows(cells[::-1])[-2::-1] if rows > 1 else above
+        return above, cls(rows - flipped.bottom, flipped.left, rows - flipped.top, flipped.right)
+
+    @classmethod
+    def of_col_cuts(cls, cells: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
+        """Left and right of each cut between two columns."""
+        first, second = cls.of_row_cuts(cells.T)
+        return first.turned(), second.turned()
