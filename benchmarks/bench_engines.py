@@ -71,7 +71,7 @@ def test_engines(benchmark):
 
 
 def test_overhead(benchmark):
-    """A tile through the engine and through OpenVINO itself, in turn: what checks, binding and queues cost."""
+    """A tile through the engine and through OpenVINO itself, in turn: what checks and binding cost."""
     bundle = load_bundle(os.environ.get("NUCFAST_BENCH_MODEL", "he-fast"))
     tile = synthetic_slide(512, 512, nuclei_per_mm2=4000, seed=0).image[None]
     engine = create_engine(bundle, engine="openvino", precision="int8", device="cpu")
