@@ -206,8 +206,8 @@ class _Run:
                 "steps": steps,
             }
         )
-        start = self.recipe.start
-        if (start.bundle or start.grow or start.refine) and not self.checkpoint.exists():
+        start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
+        if (start.bundle or start.grow or start.refine) and not frozen and not self.checkpoint.exists():
             self._calibrate(patches)
         sums: dict[str, float] = {}
         count = 0
