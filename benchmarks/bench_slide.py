@@ -65,7 +65,7 @@ def slide_of(size_px: int) -> Path:
     return path
 
 
-def large_slide(side: int) -> Path:
+def repeated_slide(side: int) -> Path:
     """A slide of ``side`` px squared: the tiles of that of 20,000 px as they are stored, again and again.
 
     The period is 16384 px, a whole number of tiles on all four levels.
@@ -263,7 +263,7 @@ def test_large(benchmark):
     """A slide of 100,000 px squared with more than a million nuclei, with all that is written by default."""
     if "NUCFAST_BENCH_LARGE" not in os.environ:
         pytest.skip("takes ten minutes and 2 GB of disk: set NUCFAST_BENCH_LARGE=1")
-    path = large_slide(100_000)
+    path = repeated_slide(100_000)
     mm2 = tissue_mm2(path)
     result = benchmark.pedantic(lambda: run(path))
     benchmark.extra_info |= figures(result, mm2)
@@ -290,7 +290,7 @@ def test_memory(benchmark):
 
     def peaks() -> dict[str, int]:
         options = ("--max-memory=2G", "--region-px=1024")
-        slides = {"1x": slide_of(10_000), "4x": slide_of(20_000), "16x": large_slide(40_000)}
+        slides = {"1x": slide_of(10_000), "4x": slide_of(20_000), "16x": repeated_slide(40_000)}
         runs = {name: run(slide, *options) for name, slide in slides.items()}
         return {name: round(result["peak_rss_mb"]) for name, result in runs.items()}
 

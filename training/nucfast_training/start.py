@@ -209,9 +209,9 @@ def load_grown(network: nn.Module, source: str | Path, *, finer: bool = False) -
     """
     setting = "start.refine" if finer else "start.grow"
     small = _stored(source, setting)
-    if finer:
-        small = {_finer(name): value for name, value in small.items() if not name.startswith("maps.")}
     state = network.state_dict()
+    if finer:
+        small = _with_finer_level(small, state)
     small = {name: value for name, value in small.items() if name in state or ".body." not in name}
     strange = [name for name in small if name not in state]
     strange += [
@@ -222,33 +222,39 @@ def load_grown(network: nn.Module, source: str | Path, *, finer: bool = False) -
     ]
     if strange:
         raise RecipeError(f"{setting}: {source} is not of a smaller network of this kind, see {strange[0]!r}")
-    stem = "encode4.0.weight" if finer else ""  # of its inputs only the three colours are old
     for name, value in state.items():
         if name not in small:
             continue
         grown = small[name]
         for axis in range(min(grown.dim(), 2)):
-            if name == stem and axis == 1:
-                grown = torch.cat([grown, torch.zeros(value.shape[0], value.shape[1] - 3, 3, 3)], dim=1)
-                continue
             copy_of = torch.arange(value.shape[axis]) % grown.shape[axis]
             grown = grown.index_select(axis, copy_of)
             if axis == 1 and len(copy_of) > small[name].shape[1]:
                 grown = grown * _shares(value.shape[0], copy_of)[:, :, None, None]
         state[name] = grown
-    if finer:
-        mean = torch.zeros(3, 3, 3, 3)
-        mean[range(3), range(3), 1:, 1:] = 0.25  # rows and columns 2i and 2i + 1, at stride 2
-        state["encode2.0.weight"][:3] = mean
     network.load_state_dict(state)
     for name, module in network.named_modules():
         if isinstance(module, Residual) and f"{name}.body.2.weight" not in small:
             nn.init.zeros_(module.body[2].weight)
 
 
-def _finer(name: str) -> str:
-    """The name of a parameter in a network with one level more at the fine end: strides are doubled."""
-    return re.sub(r"^([a-z]+)(\d+)", lambda found: f"{found[1]}{2 * int(found[2])}", name)
+def _with_finer_level(small: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of ``small`` at their places in a network with one level more, and those that feed them."""
+    # Strides, which the names hold, are doubled. The maps are read from the new level.
+    found = {
+        re.sub(r"^([a-z]+)(\d+)", lambda part: f"{part[1]}{2 * int(part[2])}", name): value
+        for name, value in small.items()
+        if not name.startswith("maps.")
+    }
+    # What was the first convolution sees three mean colours, and as yet nothing of the other channels.
+    stem = found.get("encode4.0.weight")
+    first = state["encode2.0.weight"].clone()
+    if stem is not None and stem.shape[1] == 3 <= len(first):
+        found["encode4.0.weight"] = torch.nn.functional.pad(stem, (0, 0, 0, 0, 0, len(first) - 3))
+        first[:3] = 0.0
+        first[range(3), range(3), 1:, 1:] = 0.25  # rows and columns 2i and 2i + 1, at stride 2
+        found["encode2.0.weight"] = first
+    return found
 
 
 def _stored(source: str | Path, setting: str) -> dict[str, Tensor]:
