@@ -3,11 +3,14 @@
 import gzip
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,6 +178,23 @@ def test_wkb_is_what_shapely_writes():
     nuclei = make_nuclei(20)
     expected = shapely.to_wkb(shapely.polygons([shapely.linearrings(ring) for ring in nuclei.polygons()]))
     assert nuclei.to_arrow()["geometry"].to_pylist() == list(expected)
+
+
+def test_pandas_is_not_imported_unasked(tmp_path):
+    pq.write_table(make_nuclei(20).to_arrow(), tmp_path / "some.parquet")
+    code = """if True:
+        import sys
+        from nucfast.nuclei import Nuclei
+        from nucfast.output import SlideInfo, open_writer
+        nuclei = Nuclei.read(sys.argv[1])
+        info = SlideInfo("made", 100, 100, 0.25)
+        for name in ("geoparquet", "geojson.gz", "csv"):
+            with open_writer(name, sys.argv[1] + "." + name, slide_info=info, classes=nuclei.classes) as out:
+                out.write(nuclei)
+        assert len(nuclei) == 20
+        assert "pyarrow" in sys.modules and "pandas" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "some.parquet")], check=True)
 
 
 def test_a_foreign_table_is_refused():

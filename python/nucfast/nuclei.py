@@ -313,24 +313,24 @@ class Nuclei:
             ],
             metadata={"geo": json.dumps(_GEO), "nucfast": self._header()},
         )
-        names = pa.array([entry.name for entry in self.classes], pa.string())
+        names = to_arrow_strings([entry.name for entry in self.classes])
         batches = []
         for start in range(0, len(self), _BATCH_ROWS):
             part = self[start : start + _BATCH_ROWS]
             codes = part.class_codes()
             arrays = [
-                pa.array(part.id),
+                to_arrow_column(part.id),
                 _encode_wkb(part.vertices, part.offsets),
                 pa.StructArray.from_arrays(
-                    [pa.array(np.ascontiguousarray(column)) for column in part.bbox.T],
+                    [to_arrow_column(column) for column in part.bbox.T],
                     fields=list(box),
                 ),
-                pa.array(part.x),
-                pa.array(part.y),
-                pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), names),
-                pa.array(part.probability),
-                pa.array(part.class_probability),
-                *(pa.array(column) for column in part.features.values()),
+                to_arrow_column(part.x),
+                to_arrow_column(part.y),
+                pa.DictionaryArray.from_arrays(to_arrow_column(codes, codes >= 0), names),
+                to_arrow_column(part.probability),
+                to_arrow_column(part.class_probability),
+                *(to_arrow_column(column) for column in part.features.values()),
             ]
             batches.append(pa.record_batch(arrays, schema=schema))
         return pa.Table.from_batches(batches, schema)
@@ -346,20 +346,25 @@ class Nuclei:
             header = json.loads((table.schema.metadata or {})[b"nucfast"])
             classes = tuple(NucleusClass(**entry) for entry in header["classes"])
             ids = {entry.name: entry.id for entry in classes} | {None: 0}
-            boxes = [[chunk.field(n).to_numpy() for n in _BBOX] for chunk in table["bbox"].chunks]
+            boxes = [[from_arrow_column(chunk.field(n)) for n in _BBOX] for chunk in table["bbox"].chunks]
             rings = [_decode_wkb(chunk) for chunk in table["geometry"].chunks]
+
+            def columns(name: str) -> NDArray[Any]:
+                parts = [from_arrow_column(chunk) for chunk in table[name].chunks]
+                return np.concatenate(parts) if parts else np.empty(0, table[name].type.to_pandas_dtype())
+
             counts = np.concatenate([np.empty(0, np.int64), *(sizes for _, sizes in rings)])
             class_id = [
                 np.array([ids[name] for name in [*chunk.dictionary.to_pylist(), None]], np.uint8)[
-                    chunk.indices.fill_null(len(chunk.dictionary)).to_numpy()
+                    from_arrow_column(chunk.indices, null=len(chunk.dictionary))
                 ]
                 for chunk in table["class"].chunks
             ]
             return cls(
-                **{n: table[n].to_numpy() for n in ("id", "x", "y", "probability", "class_probability")},
+                **{n: columns(n) for n in ("id", "x", "y", "probability", "class_probability")},
                 bbox=np.concatenate([np.empty((0, 4)), *(np.stack(box, axis=1) for box in boxes)]),
                 class_id=np.concatenate([np.empty(0, np.uint8), *class_id]),
-                features={name: table[name].to_numpy() for name in header["features"]},
+                features={name: columns(name) for name in header["features"]},
                 vertices=np.concatenate([np.empty((0, 2)), *(points for points, _ in rings)]),
                 offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
                 classes=classes,
@@ -382,11 +387,12 @@ class Nuclei:
     @classmethod
     def read_batches(cls, path: str | Path) -> Iterator[Nuclei]:
         """The same in parts of bounded size, in order; at least one, which may be empty."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             with pq.ParquetFile(path) as file:
-                yield cls.from_arrow(file.schema_arrow.empty_table())
+                yield cls.from_arrow(pa.Table.from_batches([], file.schema_arrow))
                 for group in range(file.num_row_groups):
                     yield cls.from_arrow(file.read_row_group(group))
         except (OSError, ValueError, OutputError) as error:  # ArrowInvalid is a ValueError
@@ -423,6 +429,45 @@ _GEO = {
 # A WKB polygon of one ring: byte order, type, number of rings, number of points; then the points.
 _WKB_HEAD = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", "<u4")])
 _POINT_BYTES = 16
+
+
+# pa.array() and to_numpy() would import pandas wherever it is installed: half a second, 40 MB.
+
+
+def to_arrow_column(values: NDArray[np.generic], valid: NDArray[np.bool_] | None = None) -> pa.Array:
+    """An Arrow array of the same type, without a copy where it can be; not ``valid``: null."""
+    import pyarrow as pa
+
+    bits = None if valid is None or valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    buffers = [bits, pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def from_arrow_column(values: pa.Array, null: int | None = None) -> NDArray[Any]:
+    """The inverse of ``to_arrow_column`` for numbers; nulls become ``null``, or are an error without it."""
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{values.type} where numbers belong")
+    if not len(values):
+        return np.empty(0, dtype)
+    bits, numbers = values.buffers()
+    rows = slice(values.offset, values.offset + len(values))
+    found = np.frombuffer(numbers, dtype)[rows]
+    if values.null_count == 0:
+        return found
+    if null is None:
+        raise ValueError(f"{values.null_count} nulls where numbers belong")
+    valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[rows]
+    return np.where(valid == 1, found, dtype.type(null))
+
+
+def to_arrow_strings(texts: Sequence[str]) -> pa.Array:
+    """An Arrow array of strings."""
+    import pyarrow as pa
+
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 def _encode_wkb(vertices: NDArray[np.float64], offsets: NDArray[np.int64]) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
 
@@ -60,6 +61,8 @@ def main() -> None:
     """Entry point: an error that the user can mend is one line on stderr and exit code 2."""
     # Batch systems end jobs so; what is finished stays finished, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Arrow's own allocator keeps what it has had; the system's shares it with the arrays of other stages.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         code = group.main(standalone_mode=False)
     except click.ClickException as error:

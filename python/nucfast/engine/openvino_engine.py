@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import os
 import queue
 import sys
 import threading
@@ -34,8 +35,10 @@ from nucfast.errors import EngineError, MissingExtraError
 THREADS_PER_STREAM = 4
 
 # OpenVINO keeps what it has compiled for every size of tile that occurs, 2 MB each, for thousands of sizes.
-# It counts by operation; of he-fast, this keeps some 50 sizes.
-_KEPT_OPERATIONS = 400
+# It counts by operation; of he-fast, this keeps some 12 sizes.
+_KEPT_OPERATIONS = 100
+# What it drops, oneDNN below it would keep: as many kernels as this variable says, by default 1024.
+_KEPT_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 _import_lock = threading.Lock()
 
@@ -66,6 +69,22 @@ def import_openvino() -> ModuleType:
             del sys.modules[blocked]
             if shadowed is not None:
                 sys.modules[blocked] = shadowed
+
+
+def _compile(core: Any, model: Any, settings: Mapping[str, Any]) -> Any:
+    # oneDNN reads its variable for its first kernel. That of PyTorch is another one, and must not see it.
+    chosen = os.environ.get(_KEPT_KERNELS)
+    os.environ[_KEPT_KERNELS] = chosen or "0"
+    try:
+        try:
+            # Not among the properties that OpenVINO documents, so a release may not know it.
+            bounded = {**settings, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_OPERATIONS}
+            return core.compile_model(model, "CPU", bounded)
+        except RuntimeError:
+            return core.compile_model(model, "CPU", settings)
+    finally:
+        if chosen is None:
+            del os.environ[_KEPT_KERNELS]
 
 
 def cpu_has_bf16() -> bool:
@@ -121,12 +140,7 @@ class OpenVinoEngine:
             raise unreadable_model(bundle, error, file) from error
         check_graph(bundle, inputs, outputs, uint8_name="u8")
         try:
-            try:
-                # Not among the properties that OpenVINO documents, so a release may not know it.
-                bounded = {**settings, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_OPERATIONS}
-                self._compiled = core.compile_model(model, "CPU", bounded)
-            except RuntimeError:
-                self._compiled = core.compile_model(model, "CPU", settings)
+            self._compiled = _compile(core, model, settings)
         except RuntimeError as error:
             raise unreadable_model(bundle, error, file) from error
         self._check_shapes()

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from nucfast.nuclei import Nuclei
+from nucfast.nuclei import Nuclei, to_arrow_column, to_arrow_strings
 from nucfast.output.writer import Writer
 
 
@@ -28,10 +28,11 @@ class CsvWriter(Writer):
 
 
 def _table(nuclei: Nuclei) -> pa.Table:
-    names = pa.array([None, *(entry.name for entry in nuclei.classes)], pa.string())
+    names = to_arrow_strings([entry.name for entry in nuclei.classes])
+    codes = nuclei.class_codes()
     columns = {
-        "id": pa.array(nuclei.id),
-        "class": names.take(pa.array(nuclei.class_codes() + 1)),
+        "id": to_arrow_column(nuclei.id),
+        "class": names.take(to_arrow_column(codes, codes >= 0)),
         "probability": _decimals(nuclei.probability),
         "class_probability": _decimals(nuclei.class_probability),
         "x_px": _decimals(nuclei.x),
@@ -40,8 +41,8 @@ def _table(nuclei: Nuclei) -> pa.Table:
         "y_um": _decimals(nuclei.y * nuclei.mpp),
         **{name: _decimals(column) for name, column in nuclei.features.items()},
     }
-    return pa.table(columns)
+    return pa.Table.from_arrays(list(columns.values()), list(columns))
 
 
 def _decimals(column: NDArray[np.floating]) -> pa.Array:
-    return pa.array(column.astype(np.float64).round(4), mask=~np.isfinite(column))
+    return to_arrow_column(column.astype(np.float64).round(4), np.isfinite(column))
