@@ -95,6 +95,15 @@ class FastUNet(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits by head; see the class."""
+        y, kinds = self.features(x)
+        maps = self.to_pixels(self.maps(y))
+        heads = {"nucleus": maps[:, 0:1], "distance": maps[:, 1:2]}
+        if kinds is not None:
+            heads["class"] = kinds
+        return heads
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the maps are read from, (N, head_width, H / 2, W / 2), and the logits of the classes."""
         encoded = []
         for stride in self.strides:
             x = self.get_submodule(f"encode{stride}")(x)
@@ -107,8 +116,4 @@ class FastUNet(nn.Module):
             y = self.get_submodule(f"decode{stride}")(encoded.pop() + lifted)
             if self.kinds is not None and stride == self.class_stride:
                 kinds = self.kinds(y)
-        maps = self.to_pixels(self.maps(y))
-        heads = {"nucleus": maps[:, 0:1], "distance": maps[:, 1:2]}
-        if kinds is not None:
-            heads["class"] = kinds
-        return heads
+        return y, kinds
