@@ -55,7 +55,10 @@ def quantize(
             tile = next(self.tiles, None)
             return None if tile is None else {input_name: np.ascontiguousarray(tile)}
 
-    options: dict[str, Any] = {"ActivationSymmetric": True, "QuantizeBias": False} if symmetric else {}
+    # The mean of the tiles' ranges: a single bright spot sets the widest, and costs all other tiles levels.
+    options: dict[str, Any] = {"CalibMovingAverage": True}
+    if symmetric:
+        options |= {"ActivationSymmetric": True, "QuantizeBias": False}
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # advice for other kinds of networks

@@ -21,12 +21,13 @@ IMAGES = 2  # per split
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """The same recipe with four steps of two small patches; nothing else changes but where sweeps end."""
+    """The same recipe with four steps of two small patches, no teacher, and an end to sweeps; else unchanged."""
     stride = int(build_network(recipe.table).stride_px)  # type: ignore[arg-type]
     small: dict[str, Any] = {
         "patches": {"batch": 2, "size_px": max(64, 2 * stride)},
         "optimiser": {"steps": STEPS, "epochs": 0.0, "warmup_steps": 1},
         "start": {"runs": [], "grow": "", "refine": "", "encoder": ""},  # files that the user's run will have
+        "teacher": {"bundle": ""},  # it takes seconds per image
         "validation": {"every_steps": STEPS, "every_epochs": 0.0, "patches": 2, "patience": 0},
     }
     if recipe.network["kind"] == "ensemble":
