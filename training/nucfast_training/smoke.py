@@ -21,7 +21,7 @@ IMAGES = 2  # per split
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """The same recipe with four steps of two small patches, no teacher, and an end to sweeps; else unchanged."""
+    """The same recipe with four steps of two small patches, no teacher, and an end to sweeps."""
     stride = int(build_network(recipe.table).stride_px)  # type: ignore[arg-type]
     small: dict[str, Any] = {
         "patches": {"batch": 2, "size_px": max(64, 2 * stride)},
