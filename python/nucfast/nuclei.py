@@ -348,11 +348,6 @@ class Nuclei:
             ids = {entry.name: entry.id for entry in classes} | {None: 0}
             boxes = [[from_arrow_column(chunk.field(n)) for n in _BBOX] for chunk in table["bbox"].chunks]
             rings = [_decode_wkb(chunk) for chunk in table["geometry"].chunks]
-
-            def columns(name: str) -> NDArray[Any]:
-                parts = [from_arrow_column(chunk) for chunk in table[name].chunks]
-                return np.concatenate(parts) if parts else np.empty(0, table[name].type.to_pandas_dtype())
-
             counts = np.concatenate([np.empty(0, np.int64), *(sizes for _, sizes in rings)])
             class_id = [
                 np.array([ids[name] for name in [*chunk.dictionary.to_pylist(), None]], np.uint8)[
@@ -361,10 +356,10 @@ class Nuclei:
                 for chunk in table["class"].chunks
             ]
             return cls(
-                **{n: columns(n) for n in ("id", "x", "y", "probability", "class_probability")},
+                **{n: _numbers(table[n]) for n in ("id", "x", "y", "probability", "class_probability")},
                 bbox=np.concatenate([np.empty((0, 4)), *(np.stack(box, axis=1) for box in boxes)]),
                 class_id=np.concatenate([np.empty(0, np.uint8), *class_id]),
-                features={name: columns(name) for name in header["features"]},
+                features={name: _numbers(table[name]) for name in header["features"]},
                 vertices=np.concatenate([np.empty((0, 2)), *(points for points, _ in rings)]),
                 offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
                 classes=classes,
@@ -459,6 +454,11 @@ def from_arrow_column(values: pa.Array, null: int | None = None) -> NDArray[Any]
         raise ValueError(f"{values.null_count} nulls where numbers belong")
     valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[rows]
     return np.where(valid == 1, found, dtype.type(null))
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    parts = [from_arrow_column(chunk) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.empty(0, column.type.to_pandas_dtype())
 
 
 def to_arrow_strings(texts: Sequence[str]) -> pa.Array:
