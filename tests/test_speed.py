@@ -82,7 +82,7 @@ class TestTensorRtRtx:
 
     def test_refuses_what_it_cannot_parse(self, bundle):
         with pytest.raises(BundleError, match=r"model.onnx cannot be loaded \(.*\): install or export"):
-            build_engine(b"nonsense", bundle, library="tensorrt-rtx", tile_px=64, file="model.onnx")
+            build_engine(b"nonsense", bundle, library="tensorrt-rtx", tile_px=64, batch=2, file="model.onnx")
 
     def test_refuses_to_run_without_a_device(self, bundle, monkeypatch):
         monkeypatch.setattr("nucfast.engine.cuda.cuda_device_count", lambda: 0)

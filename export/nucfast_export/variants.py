@@ -16,7 +16,7 @@ from nucfast.engine.bundle import MODEL, Bundle, Variant, check_target, write_bu
 from nucfast.engine.create import create_engine
 from nucfast.engine.openvino_engine import import_openvino
 from nucfast.engine.parity import Difference, difference
-from nucfast.engine.tensorrt_engine import MAX_BATCH, build_engine, import_tensorrt
+from nucfast.engine.tensorrt_engine import build_engine, import_tensorrt, largest_batch
 from nucfast.errors import require
 from nucfast.metrics import Scores
 from nucfast.pipeline.evaluate import dataset_rows, evaluate_dataset, row_mpp
@@ -67,7 +67,7 @@ def add_variant(
     precision: str,
     data: Path,
     tile_px: int | None = None,
-    batch: int = MAX_BATCH,
+    batch: int | None = None,
 ) -> VariantReport:
     """Make a file for one precision and library, compare it with ``model.onnx``, write it with the bundle.
 
@@ -79,7 +79,7 @@ def add_variant(
         data: a data set as for ``nucfast evaluate``. Its images of the split "train" set the ranges of int8,
             those of "val" are what is compared.
         tile_px: largest tile of a TensorRT engine; None: the bundle's.
-        batch: largest batch of a TensorRT engine, and the one it is tuned for.
+        batch: largest batch of a TensorRT engine, and the one it is tuned for; None: what fits its buffers.
 
     Raises:
         ExportError: the format does not have the precision, or the file differs too much; nothing is written.
@@ -92,11 +92,13 @@ def add_variant(
     if (format, precision) == ("onnx", "fp32"):
         raise ExportError(f"{bundle.name}: {MODEL} is the fp32 ONNX file; nothing to add")
     check_target(directory, overwrite=directory == bundle.path)
-    made = _make(bundle, format, precision, data, tile_px or bundle.tile_px, batch)
+    tile_px = tile_px or bundle.tile_px
+    batch = batch or largest_batch(tile_px)
+    made = _make(bundle, format, precision, data, tile_px, batch)
     file = next(iter(made))
     details = {"library": _library(format)} if format != "onnx" else {}
     if format.startswith("tensorrt"):
-        details |= {"tile_px": str(tile_px or bundle.tile_px), "batch": str(batch)}
+        details |= {"tile_px": str(tile_px), "batch": str(batch)}
     variant = Variant(file, format, precision, details)
     others = tuple(item for item in bundle.variants if (item.format, item.precision) != (format, precision))
     files = {name: bundle.read_file(name) for name in bundle.files} | made

@@ -47,7 +47,11 @@ WEIGHTS = "weights.safetensors"
     help="Results of `nucfast evaluate --json` for the bundle to state.",
 )
 @click.option("--tile-px", type=int, help="Largest tile of a TensorRT engine; default: the model's.")
-@click.option("--batch", type=int, default=16, show_default=True, help="Largest batch of a TensorRT engine.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Largest batch of a TensorRT engine; default: 16, fewer for tiles of more than 1536 px.",
+)
 def command(
     source: str,
     format: str,
@@ -57,7 +61,7 @@ def command(
     recipe: str | None,
     scores: tuple[Path, ...],
     tile_px: int | None,
-    batch: int,
+    batch: int | None,
 ) -> None:
     """Write a bundle from a training run, or add a file for another precision or library to a bundle.
 

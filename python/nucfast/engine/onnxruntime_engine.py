@@ -32,7 +32,7 @@ from nucfast.engine.base import (
 from nucfast.engine.bundle import Bundle
 from nucfast.engine.cache import cache_folder, cached_folder, slot_name
 from nucfast.engine.cuda import CudaDevice, cuda_device_count
-from nucfast.engine.tensorrt_engine import MAX_BATCH
+from nucfast.engine.tensorrt_engine import largest_batch
 from nucfast.errors import EngineError, require
 
 GPU_INSTALL = "pip uninstall -y onnxruntime && pip install 'nucfast[gpu]'"
@@ -136,7 +136,7 @@ def tensorrt_options(
             file of each bundle needs its own.
         timings: the folder for the times of single layers, which make the next engine quicker to build.
     """
-    least, largest = (1, bundle.stride_px), (MAX_BATCH, bundle.tile_px)
+    least, largest = (1, bundle.stride_px), (largest_batch(bundle.tile_px), bundle.tile_px)
     shapes = {"min": least, "opt": largest, "max": largest}
     return {
         "device_id": str(index),
@@ -251,7 +251,7 @@ class OnnxRuntimeEngine:
             "library": self.name,
             "device": cuda.name,
             "precision": self.precision,
-            "shape": f"{MAX_BATCH}x{self.bundle.tile_px}",
+            "shape": f"{largest_batch(self.bundle.tile_px)}x{self.bundle.tile_px}",
         }
         made_with = {
             "sha256_of_model": self.bundle.files[self._file],
@@ -333,7 +333,7 @@ class OnnxRuntimeEngine:
     def _run_on_gpu(self, cuda: CudaDevice, tiles: NDArray[np.uint8], maps: Maps) -> None:
         step = max(1, len(tiles))  # a GPU wants the batch at once
         if self.name == "onnxruntime-tensorrt":
-            step = MAX_BATCH
+            step = largest_batch(self.bundle.tile_px)
             if max(tiles.shape[1:3]) > self.bundle.tile_px:
                 raise too_large(self.bundle, self.name, tiles.shape)
         for start in range(0, len(tiles), step):

@@ -31,7 +31,14 @@ from nucfast.engine.cuda import CudaDevice, check_device
 from nucfast.errors import EngineError, MissingExtraError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-MAX_BATCH = 16
+
+# What an engine's buffers hold grows with the pixels of its largest batch: 16 tiles of 1536 px.
+_MOST_BATCH, _MOST_PX = 16, 16 * 1536**2
+
+
+def largest_batch(tile_px: int) -> int:
+    """The tiles of this size that engines are built for at once, unless told otherwise."""
+    return max(1, min(_MOST_BATCH, _MOST_PX // tile_px**2))
 
 
 def import_tensorrt(library: str) -> ModuleType:
@@ -49,7 +56,7 @@ def import_tensorrt(library: str) -> ModuleType:
 
 
 def build_engine(
-    content: bytes, bundle: Bundle, *, library: str, tile_px: int, batch: int = MAX_BATCH, file: str
+    content: bytes, bundle: Bundle, *, library: str, tile_px: int, batch: int, file: str
 ) -> bytes:
     """Build an engine from an ONNX file, tuned for batches of ``batch`` tiles and fit for anything smaller.
 
@@ -131,6 +138,8 @@ class TensorRtEngine:
                 f"{bundle_label(bundle)}: {file} cannot be loaded by {library} {runtime.__version__} on "
                 f"{device} ({self._logger.last}): export it again with this version"
             )
+        *_, largest = self._engine.get_tensor_profile_shape(bundle.input_name, 0)
+        self._most = int(largest[0])
         self._context = self._engine.create_execution_context()
         self._lock = threading.Lock()
         release = ".".join(runtime.__version__.split(".")[:2])
@@ -150,19 +159,25 @@ class TensorRtEngine:
                 "--data DATASET"
             )
         file = model_for(bundle, self.precision, engine=library)
+        batch = largest_batch(bundle.tile_px)
         slot = {
             "network": bundle.name,
             "library": library,
             "device": self._cuda.name,
             "precision": self.precision,
-            "shape": f"{MAX_BATCH}x{bundle.tile_px}",
+            "shape": f"{batch}x{bundle.tile_px}",
         }
         made_with = {"sha256_of_model": bundle.files[file], "version": runtime.__version__}
         content = cached_engine(
             slot,
             made_with,
             lambda: build_engine(
-                bundle.read_file(file), bundle, library=library, tile_px=bundle.tile_px, file=file
+                bundle.read_file(file),
+                bundle,
+                library=library,
+                tile_px=bundle.tile_px,
+                batch=batch,
+                file=file,
             ),
             folder=cache_folder(),
         )
@@ -173,11 +188,9 @@ class TensorRtEngine:
         check_tiles(tiles, self.bundle)
         maps = output_buffers(tiles, self.bundle, out)
         with self._lock:
-            for start in range(0, len(tiles), MAX_BATCH):
-                self._run_batch(
-                    tiles[start : start + MAX_BATCH],
-                    {name: value[start : start + MAX_BATCH] for name, value in maps.items()},
-                )
+            for start in range(0, len(tiles), self._most):
+                part = slice(start, start + self._most)
+                self._run_batch(tiles[part], {name: value[part] for name, value in maps.items()})
         return maps
 
     def _run_batch(self, tiles: NDArray[np.uint8], maps: Maps) -> None:
