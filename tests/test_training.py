@@ -438,6 +438,17 @@ def test_a_teacher_softens_targets_where_it_sees_nuclei(tmp_path):
         assert_array_equal(softened.targets["class"], kinds)
     ((same,),) = soften([[sample]], "he-fast", 0.0, cache=tmp_path)
     assert_array_equal(same.targets["nucleus"], targets["nucleus"])
+    unknown = replace(sample, targets={"class": np.full_like(kinds, UNCLASSIFIED)})
+    names = [entry.name for entry in load_bundle("he-fast").classes]
+    ((taught,),) = soften([[unknown]], "he-fast", 0.5, cache=tmp_path, classes=names)
+    found = taught.targets["class"]
+    assert (found[made.labels == 0] == UNCLASSIFIED).all()
+    sure = [np.unique(found[made.labels == label]) for label in range(1, made.labels.max() + 1)]
+    assert all(len(classes) == 1 for classes in sure)
+    assert {int(classes[0]) for classes in sure} <= {0, 1, 2, 3, UNCLASSIFIED}
+    assert any(classes[0] != UNCLASSIFIED for classes in sure)
+    ((other,),) = soften([[unknown]], "he-fast", 0.5, cache=tmp_path, classes=["tumour"])
+    assert (other.targets["class"] == UNCLASSIFIED).all()
     with pytest.raises(RecipeError, match=r"teacher.share: expected 0 to 1"):
         Recipe.of(RECIPE | {"teacher": {"bundle": "he-fast", "share": 2.0}})
 

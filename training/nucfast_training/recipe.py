@@ -176,7 +176,8 @@ class TeacherSettings:
 
     Attributes:
         bundle: name or path; nothing: it learns from the annotations alone.
-        share: of the bundle's maps in the targets of "nucleus" and "distance"; the rest is annotation.
+        share: of the bundle's maps in the targets of "nucleus" and "distance"; the rest is annotation. Images
+            without annotated classes take the bundle's classes, where they are the recipe's and it is sure.
     """
 
     bundle: str = ""

@@ -108,7 +108,8 @@ def train(
     cache = out / "cache"
     sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
     if recipe.teacher.bundle:
-        sets = soften(sets, recipe.teacher.bundle, recipe.teacher.share, cache=cache)
+        classes = recipe.classes.names if recipe.classes else ()
+        sets = soften(sets, recipe.teacher.bundle, recipe.teacher.share, cache=cache, classes=classes)
     patches = Patches(sets, recipe)
     val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
     return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
