@@ -368,10 +368,8 @@ def saddles(
     return highest
 
 
-def split_instances(
-    height: NDArray[np.uint8], mask: NDArray[np.bool_], *, min_rise: int
-) -> NDArray[np.int32]:
-    """Climb, join from the highest saddle down, keep the largest part of each nucleus."""
+def groups(height: NDArray[np.uint8], mask: NDArray[np.bool_], *, min_rise: int) -> NDArray[np.int32]:
+    """Climb, join from the highest saddle down."""
     summit = basins(height, mask)
     joined: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -395,6 +393,14 @@ def split_instances(
     for pixel, top in summit.items():
         row, col = group(top)
         nuclei[pixel] = 1 + row * height.shape[1] + col
+    return nuclei
+
+
+def split_instances(
+    height: NDArray[np.uint8], mask: NDArray[np.bool_], *, min_rise: int
+) -> NDArray[np.int32]:
+    """Of each group of basins the largest part."""
+    nuclei = groups(height, mask, min_rise=min_rise)
     parts = label(nuclei, connectivity=4)
     areas = Counter(parts[parts > 0].tolist())
     kept: dict[int, int] = {}
@@ -425,8 +431,8 @@ def find_nuclei(
     height = ((total + 8) // 16).astype(np.uint8)
     mask = probability >= threshold
     if peak_share > 0:
-        first = split_instances(height, mask, min_rise=min_rise)
-        for number in np.unique(first[mask]):  # 0: pixels that the split has dropped
+        first = groups(height, mask, min_rise=min_rise)
+        for number in np.unique(first[mask]):
             inside = mask & (first == number)
             mask &= ~inside | (probability >= math.ceil(peak_share * int(probability[inside].max())))
     background = label(~mask, connectivity=4)

@@ -271,12 +271,18 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
     return count;
 }
 
+// Steps 1 and 2: fills `basins` with -1 - basin where there are runs, and returns the group of each basin.
+std::vector<Label> groups_of(Plane<const std::uint8_t> height, const RunComponents& runs, int min_rise,
+                             Plane<Label> basins) {
+    climb(height, runs, basins);
+    const std::vector<Label> summits = follow(runs, basins);
+    const SaddleTable table = find_saddles(height, runs, {basins.data, basins.rows, basins.cols});
+    return join(height, summits, table.saddles(), min_rise);
+}
+
 Label split_runs(Plane<const std::uint8_t> height, const RunComponents& runs, int min_rise,
                  Plane<Label> nuclei) {
-    climb(height, runs, nuclei);
-    const std::vector<Label> summits = follow(runs, nuclei);
-    const SaddleTable table = find_saddles(height, runs, {nuclei.data, nuclei.rows, nuclei.cols});
-    const std::vector<Label> group = join(height, summits, table.saddles(), min_rise);
+    const std::vector<Label> group = groups_of(height, runs, min_rise, nuclei);
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
         Label* const row = nuclei.row(r);
         for (auto c = run.begin; c < run.end; ++c) row[c] = group[-1 - row[c]] + 1;
@@ -284,26 +290,33 @@ Label split_runs(Plane<const std::uint8_t> height, const RunComponents& runs, in
     return keep_largest_parts(nuclei, group.size());
 }
 
-// Keeps the pixels of each nucleus that have at least `share` of its highest probability; pixels of the mask
-// that belong to no nucleus count as one.
-void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> nuclei, Label count, double share,
-                  const RunComponents& runs, Plane<std::uint8_t> mask) {
-    std::vector<std::uint8_t> lowest(static_cast<std::size_t>(count) + 1, 0);
+// Keeps the pixels of each group that have at least `share` of its highest probability.
+void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> basins,
+                  const std::vector<Label>& group, double share, const RunComponents& runs,
+                  Plane<std::uint8_t> mask) {
+    // Of basins, which are looked up once, and then of groups.
+    std::vector<std::uint8_t> highest(group.size(), 0);
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
-        const Label* const nucleus = nuclei.row(r);
+        const Label* const basin = basins.row(r);
         const std::uint8_t* const p = probability.row(r);
         for (auto c = run.begin; c < run.end; ++c) {
-            std::uint8_t& peak = lowest[nucleus[c]];
+            std::uint8_t& peak = highest[-1 - basin[c]];
             if (p[c] > peak) peak = p[c];  // seldom: no store for the next load to wait for
         }
     });
-    for (std::uint8_t& peak : lowest) peak = static_cast<std::uint8_t>(std::ceil(share * peak));
+    for (std::size_t i = 0; i < group.size(); ++i) {
+        highest[group[i]] = std::max(highest[group[i]], highest[i]);
+    }
+    std::vector<std::uint8_t> lowest(group.size());
+    for (std::size_t i = 0; i < group.size(); ++i) {
+        lowest[i] = static_cast<std::uint8_t>(std::ceil(share * highest[group[i]]));
+    }
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
-        const Label* const nucleus = nuclei.row(r);
+        const Label* const basin = basins.row(r);
         const std::uint8_t* const p = probability.row(r);
         std::uint8_t* const inside = mask.row(r);
         for (auto c = run.begin; c < run.end; ++c) {
-            inside[c] = static_cast<std::uint8_t>(p[c] >= lowest[nucleus[c]]);
+            inside[c] = static_cast<std::uint8_t>(p[c] >= lowest[-1 - basin[c]]);
         }
     });
 }
@@ -385,8 +398,8 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
     const Plane<const std::uint8_t> hills{smoothed.data(), nuclei.rows, nuclei.cols};
     if (settings.peak_share > 0) {
         const RunComponents runs = runs_of(found);
-        const Label count = split_runs(hills, runs, settings.min_rise, nuclei);
-        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, count, settings.peak_share, runs,
+        const std::vector<Label> group = groups_of(hills, runs, settings.min_rise, nuclei);
+        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, group, settings.peak_share, runs,
                      mask);
     }
     fill_holes(settings.max_hole_px, mask);

@@ -48,9 +48,9 @@ struct NucleiSettings {
 // From a network's maps to nuclei:
 //
 //   1. The height is smoothed with the 3x3 binomial kernel, so that a single pixel makes no summit.
-//   2. The mask is where the probability is at or above the threshold. It is split as above.
-//   3. Nucleus by nucleus, not clump by clump, since the far end of a clump must not decide about this one,
-//      of the mask stay the pixels with at least `peak_share` of the highest probability in their nucleus.
+//   2. The mask is where the probability is at or above the threshold. It is split as above, but for step 3.
+//   3. Group by group, not clump by clump, since the far end of a clump must not decide about this nucleus,
+//      of the mask stay the pixels with at least `peak_share` of the highest probability in their group.
 //   4. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small.
 //   5. The mask is split as above, for good.
 //
