@@ -259,6 +259,44 @@ def figures(result: dict, mm2: float) -> dict:
     }
 
 
+def test_decode(benchmark):
+    """One tile of tissue: from its maps to rows, against the network's time for it, each on idle cores."""
+    from nucfast.engine import create_engine, load_bundle
+    from nucfast.pipeline.slide_run import RegionTask, plan
+    from nucfast.pipeline.stages import Stages
+
+    engine = create_engine(load_bundle("he-fast"), device="cpu")
+    with open_slide(TEXTURE) as source:
+        tissue = source.read(740, 500, 960, 2304, None)
+    side = engine.bundle.tile_px
+    pixels = np.ascontiguousarray(np.pad(tissue, ((0, 0), (0, side - 960), (0, 0)), mode="symmetric"))
+    with open_slide(pixels, mpp=engine.bundle.mpp) as slide:
+        layout = plan(slide, engine.bundle, region_px=side)
+        task = RegionTask(slide, layout, engine, 1, Stages())
+        (region,) = layout.regions
+        sight = task.read(region)
+        times: dict[str, list[float]] = {"network": [], "decode": []}
+
+        def both() -> int:
+            start = time.perf_counter()
+            maps = task.predict(region, sight)
+            between = time.perf_counter()
+            found = task.decode(region, sight, maps)
+            times["network"].append(between - start)
+            times["decode"].append(time.perf_counter() - between)
+            return len(found)
+
+        nuclei = benchmark.pedantic(both, rounds=10, warmup_rounds=2)
+    network_s, decode_s = (float(np.median(times[name])) for name in ("network", "decode"))
+    benchmark.extra_info |= {
+        "tile_px": side,
+        "nuclei": nuclei,
+        "network_s": round(network_s, 4),
+        "decode_s": round(decode_s, 4),
+        "ratio": round(decode_s / network_s, 3),
+    }
+
+
 def test_large(benchmark):
     """A slide of 100,000 px squared with more than a million nuclei, with all that is written by default."""
     if "NUCFAST_BENCH_LARGE" not in os.environ:

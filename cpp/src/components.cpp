@@ -8,24 +8,25 @@
 #include <string>
 #include <type_traits>
 
+#include "nucfast/bits.hpp"
 #include "nucfast/dispatch.hpp"
 #include "nucfast/parallel.hpp"
-
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
 
 namespace nucfast {
 
 namespace {
 
-using Word = std::uint64_t;  // bit b of word w of a row is about column 64 w + b
-using Node = std::int32_t;   // of the union-find forest
+using Node = std::int32_t;  // of the union-find forest
 
-constexpr std::ptrdiff_t kBits = 64;
 constexpr Word kOne = 1;
 constexpr std::ptrdiff_t kMaxCols = std::ptrdiff_t{1} << 30;
 constexpr auto kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+
+void expect_columns(std::ptrdiff_t cols) {
+    if (cols > kMaxCols) {
+        throw std::length_error("image: expected at most 2^30 columns, got " + std::to_string(cols));
+    }
+}
 
 // Not set to zero, so memory that stays unused costs nothing.
 class Words {
@@ -71,16 +72,6 @@ struct Strip {
 };
 
 // --- bits -----------------------------------------------------------------------------------------------
-
-NUCFAST_INLINE int count_zeros(Word word) {  // below the lowest bit; `word` is not 0
-#if defined(_MSC_VER)
-    unsigned long index = 0;
-    _BitScanForward64(&index, word);
-    return static_cast<int>(index);
-#else
-    return __builtin_ctzll(word);
-#endif
-}
 
 NUCFAST_INLINE int count_ones(Word word) {
 #if defined(_MSC_VER)
@@ -601,9 +592,7 @@ std::vector<Strip> label_strips(Plane<const T> image, int connectivity, int thre
     if (connectivity != 4 && connectivity != 8) {
         throw std::invalid_argument("connectivity: expected 4 or 8, got " + std::to_string(connectivity));
     }
-    if (image.cols > kMaxCols) {
-        throw std::length_error("image: expected at most 2^30 columns, got " + std::to_string(image.cols));
-    }
+    expect_columns(image.cols);
     std::vector<Strip> strips(static_cast<std::size_t>(threads));
     parallel_for(image.rows, threads, [&](std::ptrdiff_t first, std::ptrdiff_t last, int piece) {
         Strip& strip = strips[static_cast<std::size_t>(piece)];
@@ -711,11 +700,10 @@ void paint_strip(const Strip& strip, const Label* numbers, Plane<Label> out) {
     }
 }
 
-// Appends the runs of one row of a strip whose bands are rows.
-void append_runs(const Strip& strip, std::ptrdiff_t row, std::ptrdiff_t cols, std::vector<Run>& runs) {
+// Appends the runs of one row to `found`, and where the next row begins.
+void append_row(const Word* solid, const Word* start, std::ptrdiff_t cols, Runs& found) {
     const std::ptrdiff_t words = (cols + kBits - 1) / kBits;
-    const Word* solid = strip.solid.row(row);
-    const Word* start = strip.start.row(row);
+    std::vector<Run>& runs = found.runs;
     auto next = static_cast<std::ptrdiff_t>(runs.size());  // whose end is met next
     Word before = 0;
     for (std::ptrdiff_t w = 0; w < words; ++w) {
@@ -730,9 +718,26 @@ void append_runs(const Strip& strip, std::ptrdiff_t row, std::ptrdiff_t cols, st
         }
         before = solid[w];
     }
+    found.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.size()));
 }
 
 }  // namespace
+
+Runs mask_runs(Plane<const std::uint8_t> mask) {
+    expect_columns(mask.cols);
+    const std::ptrdiff_t words = (mask.cols + kBits - 1) / kBits;
+    Words solid(1, words);
+    Words start(1, words);
+    Runs found;
+    found.row_begin.reserve(static_cast<std::size_t>(mask.rows) + 1);
+    found.row_begin.push_back(0);
+    for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
+        solid_words(mask.row(r), mask.cols, solid.row(0));
+        start_words(solid.row(0), words, start.row(0));
+        append_row(solid.row(0), start.row(0), mask.cols, found);
+    }
+    return found;
+}
 
 template <typename T>
 RunComponents run_components(Plane<const T> image, int connectivity, int threads) {
@@ -749,8 +754,7 @@ RunComponents run_components(Plane<const T> image, int connectivity, int threads
     for (std::size_t s = 0; s < strips.size(); ++s) {
         const Strip& strip = strips[s];
         for (std::ptrdiff_t row = 0; row < strip.last - strip.first; ++row) {
-            append_runs(strip, row, image.cols, result.runs);
-            result.row_begin.push_back(static_cast<std::ptrdiff_t>(result.runs.size()));
+            append_row(strip.solid.row(row), strip.start.row(row), image.cols, result);
         }
         const Label* of_node = numbers.of_node.data() + numbers.first_node[s];
         for (const Node node : strip.node) result.labels.push_back(of_node[node]);

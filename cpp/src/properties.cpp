@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "nucfast/bits.hpp"
 #include "nucfast/label_runs.hpp"
 
 namespace nucfast {
@@ -177,14 +178,18 @@ class Border {
         const Label* above = row(r - 1);
         const Label* here = row(r);
         const Label* below = row(r + 1);
-        for (std::ptrdiff_t c = 0; c < labels_.cols; ++c) {
-            const Label label = here[c];
-            if (label == 0) continue;
-            const int sides =
-                (above[c] == label) + (below[c] == label) + (here[c - 1] == label) + (here[c + 1] == label);
-            const int corners = (above[c - 1] == label) + (above[c + 1] == label) + (below[c - 1] == label) +
-                                (below[c + 1] == label);
-            ++regions[label - 1].border_pixels[steps[1 + 2 * sides + 10 * corners]];
+        static constexpr std::array<Label, kBits> zeros = {};
+        for (std::ptrdiff_t first = 0; first < labels_.cols; first += kBits) {
+            Word found = differing_bits(here + first, zeros.data(), std::min(kBits, labels_.cols - first));
+            for (; found != 0; found &= found - 1) {
+                const std::ptrdiff_t c = first + count_zeros(found);
+                const Label label = here[c];
+                const int sides = (above[c] == label) + (below[c] == label) + (here[c - 1] == label) +
+                                  (here[c + 1] == label);
+                const int corners = (above[c - 1] == label) + (above[c + 1] == label) +
+                                    (below[c - 1] == label) + (below[c + 1] == label);
+                ++regions[label - 1].border_pixels[steps[1 + 2 * sides + 10 * corners]];
+            }
         }
     }
 

@@ -15,21 +15,13 @@ namespace nucfast {
 
 namespace {
 
-// NumPy's bool may hold any byte.
-using Mask = Plane<const std::uint8_t>;
-
 // In step 1 `nuclei` holds 1 + the index of the pixel that each pixel points to; resolved pixels hold
 // -1 - basin instead.
 constexpr Label kOutside = 0;
 
-// Runs are those of the mask's components; which component each belongs to is not asked.
-RunComponents runs_of(Mask mask) {
-    return run_components(mask, 8, 1);
-}
-
 // Calls `body(row, run)` for all runs in raster order.
 template <typename Body>
-void for_each_run(const RunComponents& mask, const Body& body) {
+void for_each_run(const Runs& mask, const Body& body) {
     for (std::size_t r = 0; r + 1 < mask.row_begin.size(); ++r) {
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
             body(static_cast<std::ptrdiff_t>(r), mask.runs[i]);
@@ -61,7 +53,7 @@ NUCFAST_VARIANTS(void, find_highest,
                   std::ptrdiff_t count, std::int16_t* highest),
                  (above, here, below, count, highest))
 
-void climb(Plane<const std::uint8_t> height, const RunComponents& mask, Plane<Label> pointers) {
+void climb(Plane<const std::uint8_t> height, const Runs& mask, Plane<Label> pointers) {
     const std::ptrdiff_t cols = height.cols;
     std::array<Label, kCodes> offset{};
     for (int code = 0; code < kCodes; ++code) {
@@ -102,25 +94,29 @@ void climb(Plane<const std::uint8_t> height, const RunComponents& mask, Plane<La
 
 // Replaces pointers by basins and returns the summit of each basin. Every pixel is walked over once and
 // written once: a walk ends where an earlier one has been.
-std::vector<Label> follow(const RunComponents& mask, Plane<Label> pointers) {
+std::vector<Label> follow(const Runs& mask, Plane<Label> pointers) {
     std::vector<Label> summits;
-    std::vector<Label> path;
+    std::vector<Label> path(64);
     Label* const pointer = pointers.data;
     for_each_run(mask, [&](std::ptrdiff_t r, Run run) {
         const auto first = static_cast<Label>(r * pointers.cols);
         for (Label start = first + run.begin; start < first + run.end; ++start) {
-            if (pointer[start] < 0) continue;
+            // A walk ends at a summit or, most often at once, where an earlier one has been.
             Label here = start;
-            while (pointer[here] >= 0 && pointer[here] != here + 1) {
-                path.push_back(here);
-                here = pointer[here] - 1;
+            Label next = pointer[here];
+            std::size_t steps = 0;
+            while (next >= 0 && next != here + 1) {
+                if (steps == path.size()) path.resize(2 * steps);
+                path[steps++] = here;
+                here = next - 1;
+                next = pointer[here];
             }
-            if (pointer[here] == here + 1) {
-                pointer[here] = -1 - static_cast<Label>(summits.size());
+            if (next >= 0) {
+                next = -1 - static_cast<Label>(summits.size());
+                pointer[here] = next;
                 summits.push_back(here);
             }
-            for (const Label i : path) pointer[i] = pointer[here];
-            path.clear();
+            for (std::size_t i = 0; i < steps; ++i) pointer[path[i]] = next;
         }
     });
     return summits;
@@ -186,8 +182,7 @@ class SaddleTable {
     std::size_t last_ = 0;
 };
 
-SaddleTable find_saddles(Plane<const std::uint8_t> height, const RunComponents& mask,
-                         Plane<const Label> basins) {
+SaddleTable find_saddles(Plane<const std::uint8_t> height, const Runs& mask, Plane<const Label> basins) {
     SaddleTable table;
     const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
         if (basin != other && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
@@ -272,7 +267,7 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
 }
 
 // Steps 1 and 2: fills `basins` with -1 - basin where there are runs, and returns the group of each basin.
-std::vector<Label> groups_of(Plane<const std::uint8_t> height, const RunComponents& runs, int min_rise,
+std::vector<Label> groups_of(Plane<const std::uint8_t> height, const Runs& runs, int min_rise,
                              Plane<Label> basins) {
     climb(height, runs, basins);
     const std::vector<Label> summits = follow(runs, basins);
@@ -280,8 +275,7 @@ std::vector<Label> groups_of(Plane<const std::uint8_t> height, const RunComponen
     return join(height, summits, table.saddles(), min_rise);
 }
 
-Label split_runs(Plane<const std::uint8_t> height, const RunComponents& runs, int min_rise,
-                 Plane<Label> nuclei) {
+Label split_runs(Plane<const std::uint8_t> height, const Runs& runs, int min_rise, Plane<Label> nuclei) {
     const std::vector<Label> group = groups_of(height, runs, min_rise, nuclei);
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
         Label* const row = nuclei.row(r);
@@ -292,8 +286,7 @@ Label split_runs(Plane<const std::uint8_t> height, const RunComponents& runs, in
 
 // Keeps the pixels of each group that have at least `share` of its highest probability.
 void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> basins,
-                  const std::vector<Label>& group, double share, const RunComponents& runs,
-                  Plane<std::uint8_t> mask) {
+                  const std::vector<Label>& group, double share, const Runs& runs, Plane<std::uint8_t> mask) {
     // Of basins, which are looked up once, and then of groups.
     std::vector<std::uint8_t> highest(group.size(), 0);
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
@@ -378,9 +371,10 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
                       Plane<Label> nuclei) {
     expect_size(nuclei, "height");
     if (nuclei.size() == 0) return 0;
-    return split_runs(height,
-                      runs_of({reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows, mask.cols}),
-                      min_rise, nuclei);
+    // NumPy's bool may hold any byte.
+    const Plane<const std::uint8_t> bytes{reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows,
+                                          mask.cols};
+    return split_runs(height, mask_runs(bytes), min_rise, nuclei);
 }
 
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
@@ -392,18 +386,18 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
     for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
         mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= settings.threshold);
     }
-    const Mask found{inside.data(), nuclei.rows, nuclei.cols};
+    const Plane<const std::uint8_t> found{inside.data(), nuclei.rows, nuclei.cols};
     std::vector<std::uint8_t> smoothed(inside.size());
     smooth(height, {smoothed.data(), nuclei.rows, nuclei.cols});
     const Plane<const std::uint8_t> hills{smoothed.data(), nuclei.rows, nuclei.cols};
     if (settings.peak_share > 0) {
-        const RunComponents runs = runs_of(found);
+        const Runs runs = mask_runs(found);
         const std::vector<Label> group = groups_of(hills, runs, settings.min_rise, nuclei);
         cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, group, settings.peak_share, runs,
                      mask);
     }
     fill_holes(settings.max_hole_px, mask);
-    return split_runs(hills, runs_of(found), settings.min_rise, nuclei);
+    return split_runs(hills, mask_runs(found), settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast

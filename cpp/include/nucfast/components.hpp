@@ -31,12 +31,19 @@ struct Run {
 };
 
 // Runs in raster order; those of row r are [row_begin[r], row_begin[r + 1]).
-struct RunComponents {
+struct Runs {
     std::vector<Run> runs;
     std::vector<std::ptrdiff_t> row_begin;
+};
+
+struct RunComponents : Runs {
     std::vector<Label> labels;  // per run, 1..count in raster order of each component's first pixel
     Label count = 0;
 };
+
+// The runs of pixels that are not zero, whatever they are. Throws std::length_error for more than 2^30
+// columns.
+Runs mask_runs(Plane<const std::uint8_t> mask);
 
 // Components of equal non-zero value without painting them. connectivity: 4 or 8. The result does not depend
 // on `threads`. Throws std::invalid_argument for another connectivity, and std::length_error for more than

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <stdexcept>
 #include <string>
 
+#include "nucfast/bits.hpp"
 #include "nucfast/view.hpp"
 
 namespace nucfast {
@@ -15,8 +15,6 @@ namespace nucfast {
 // Throws std::invalid_argument at a negative label.
 template <typename Body>
 void for_each_run(const Label* row, std::ptrdiff_t cols, Body&& body) {
-    constexpr std::ptrdiff_t block = 256;
-    std::array<std::ptrdiff_t, block> ends;
     std::ptrdiff_t begin = 0;
     const auto close = [&](std::ptrdiff_t end) {
         const Label label = row[begin];
@@ -26,14 +24,10 @@ void for_each_run(const Label* row, std::ptrdiff_t cols, Body&& body) {
         if (label != 0) body(begin, end, label);
         begin = end;
     };
-    for (std::ptrdiff_t first = 1; first < cols; first += block) {
-        const std::ptrdiff_t last = std::min(first + block, cols);
-        std::ptrdiff_t count = 0;
-        for (std::ptrdiff_t c = first; c < last; ++c) {  // where runs end is hard to predict: no branch on it
-            ends[count] = c;
-            count += row[c] != row[c - 1];
-        }
-        for (std::ptrdiff_t i = 0; i < count; ++i) close(ends[i]);
+    for (std::ptrdiff_t first = 1; first < cols; first += kBits) {
+        const std::ptrdiff_t count = std::min(kBits, cols - first);
+        Word ends = differing_bits(row + first, row + first - 1, count);
+        for (; ends != 0; ends &= ends - 1) close(first + count_zeros(ends));
     }
     if (cols > 0) close(cols);
 }
