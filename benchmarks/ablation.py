@@ -261,7 +261,7 @@ def _doubled(plane: Maps) -> Maps:
     return cv2.resize(plane, (2 * plane.shape[1], 2 * plane.shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-DISTANCE = Representation(2, make_distance, distance_loss, torch.sigmoid, decode_distance, (12, 18, 26))
+DISTANCE = Representation(2, make_distance, distance_loss, torch.sigmoid, decode_distance, (6, 12, 18, 26))
 REPRESENTATIONS = {
     "distance": DISTANCE,
     "weighted": replace(DISTANCE, make=make_weighted, loss=weighted_loss),
