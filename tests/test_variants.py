@@ -142,6 +142,34 @@ def test_a_file_that_loses_accuracy_is_not_written(bundle, data, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int8_takes_the_widest_ranges_where_the_mean_loses_too_much(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "MAX_MEAN", variants.MAX_MEAN | {"int8": 8.0})
+    check, read, refused = variants._check, variants.read_tiles, []
+
+    def read_two_kinds(*args):
+        return [kind for tile in read(*args) for kind in (tile, tile // 4)]
+
+    def refuse_first(*args):
+        if not refused:
+            refused.append(args[-1]["model-int8.onnx"])
+            raise ExportError("it loses too much")
+        return check(*args)
+
+    monkeypatch.setattr(variants, "read_tiles", read_two_kinds)
+    monkeypatch.setattr(variants, "_check", refuse_first)
+    written = add_variant(bundle, tmp_path / "tiny", format="onnx", precision="int8", data=data).bundle
+    assert sum_of_scales(written.read_file("model-int8.onnx")) > sum_of_scales(refused[0])
+
+
+def sum_of_scales(content):
+    """Those of all activations."""
+    model = onnx.load_from_string(content)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return sum(
+        float(stored[node.input[1]].sum()) for node in model.graph.node if node.op_type == "QuantizeLinear"
+    )
+
+
 @pytest.mark.parametrize(
     ("format", "precision", "message"),
     [

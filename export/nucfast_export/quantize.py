@@ -21,13 +21,20 @@ OPERATORS = ("Conv", "Relu", "Add", "Resize")
 
 
 def quantize(
-    model: onnx.ModelProto, tiles: Sequence[NDArray[np.uint8]], *, symmetric: bool = False
+    model: onnx.ModelProto,
+    tiles: Sequence[NDArray[np.uint8]],
+    *,
+    widest: bool = False,
+    symmetric: bool = False,
 ) -> onnx.ModelProto:
     """Quantise a network's convolutions, skips and upsamplings; the logits stay in floating point.
 
     Args:
         model: from ``export_bundle``; not modified.
         tiles: (1, h, w, 3) uint8 each, from the training data: they set the range of every activation.
+        widest: the range of an activation is the widest of the tiles' ranges, not their mean. The mean is
+            better where tiles are alike, since a single bright spot sets the widest and costs all other tiles
+            levels; it cuts what only one kind of tile has, where there are several.
         symmetric: int8 activations around zero, biases in floating point, as TensorRT wants them. CPUs are
             slow with that.
 
@@ -55,8 +62,7 @@ def quantize(
             tile = next(self.tiles, None)
             return None if tile is None else {input_name: np.ascontiguousarray(tile)}
 
-    # The mean of the tiles' ranges: a single bright spot sets the widest, and costs all other tiles levels.
-    options: dict[str, Any] = {"CalibMovingAverage": True}
+    options: dict[str, Any] = {"CalibMovingAverage": not widest}
     if symmetric:
         options |= {"ActivationSymmetric": True, "QuantizeBias": False}
     root = logging.getLogger()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,6 +73,8 @@ def add_variant(
 ) -> VariantReport:
     """Make a file for one precision and library, compare it with ``model.onnx``, write it with the bundle.
 
+    For int8 the ranges of activations are means over tiles, and where that loses too much the widest.
+
     Args:
         bundle: what to start from.
         directory: where to write the bundle with the file; the bundle's own directory adds it there.
@@ -94,11 +98,43 @@ def add_variant(
     check_target(directory, overwrite=directory == bundle.path)
     tile_px = tile_px or bundle.tile_px
     batch = batch or largest_batch(tile_px)
-    made = _make(bundle, format, precision, data, tile_px, batch)
-    file = next(iter(made))
     details = {"library": _library(format)} if format != "onnx" else {}
     if format.startswith("tensorrt"):
         details |= {"tile_px": str(tile_px), "batch": str(batch)}
+    make = partial(_make, bundle, format, precision, data, tile_px, batch)
+    check = partial(_check, bundle, format, precision, details, data)
+    try:
+        trial = check(make())
+    except ExportError:
+        if precision != "int8":
+            raise
+        trial = check(make(widest=True))
+    written = write_bundle(directory, trial.bundle, trial.files, overwrite=directory == bundle.path)
+    variant = trial.bundle.variants[-1]
+    return VariantReport(written, variant, trial.differences, trial.before, trial.after)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A bundle with a new file, its last variant, that differs little enough."""
+
+    bundle: Bundle
+    files: Mapping[str, bytes]
+    differences: tuple[Difference, ...]
+    before: Scores
+    after: Scores
+
+
+def _check(
+    bundle: Bundle,
+    format: str,
+    precision: str,
+    details: dict[str, Any],
+    data: Path,
+    made: Mapping[str, bytes],
+) -> _Trial:
+    """Add the new files and compare the result with the bundle; ExportError if they differ too much."""
+    file = next(iter(made))
     variant = Variant(file, format, precision, details)
     others = tuple(item for item in bundle.variants if (item.format, item.precision) != (format, precision))
     files = {name: bundle.read_file(name) for name in bundle.files} | made
@@ -132,10 +168,7 @@ def add_variant(
         "mean": round(max(row.mean for row in differences), 4),
     }
     variant = replace(variant, details=details | {"checked": checked})
-    written = write_bundle(
-        directory, replace(bundle, variants=(*others, variant)), files, overwrite=directory == bundle.path
-    )
-    return VariantReport(written, variant, tuple(differences), before, after)
+    return _Trial(replace(bundle, variants=(*others, variant)), files, tuple(differences), before, after)
 
 
 def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
@@ -166,7 +199,14 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _make(
-    bundle: Bundle, format: str, precision: str, data: Path, tile_px: int, batch: int
+    bundle: Bundle,
+    format: str,
+    precision: str,
+    data: Path,
+    tile_px: int,
+    batch: int,
+    *,
+    widest: bool = False,
 ) -> dict[str, bytes]:
     """The new files by name, the one that is loaded first."""
     for_gpu = format.startswith("tensorrt")
@@ -174,7 +214,7 @@ def _make(
     fuse_rounding(model)  # bundles of earlier releases are not written that way
     if precision == "int8":
         tiles = read_tiles(data, "train", bundle, CALIBRATION_TILES)
-        model = quantize(model, tiles, symmetric=for_gpu)
+        model = quantize(model, tiles, widest=widest, symmetric=for_gpu)
     elif precision == "fp16":
         model = half(model)
     content = model.SerializeToString(deterministic=True)
