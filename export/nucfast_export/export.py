@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -28,10 +28,19 @@ from nucfast_export.wrapper import ExportNetwork
 # The version that the dynamo exporter writes without converting its graph afterwards.
 OPSET = 18
 
+
+class Limits(NamedTuple):
+    """How far an export may differ from its network."""
+
+    mean: float  # grey levels
+    share_above_1: float  # of the values
+
+
 # A network and its export may differ in the order of sums, so a value next to a rounding boundary may move by
 # one grey level; two levels mean a mistake, but for the odd value where a network is extremely steep.
-MAX_SHARE_ABOVE_1 = 0.001
-MAX_MEAN = 0.05
+EXACT = Limits(mean=0.05, share_above_1=0.001)
+# Weights of 11 bits shift all of that a little, most where nothing decides: the class of what is no nucleus.
+ROUNDED = Limits(mean=0.2, share_above_1=0.02)
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 
@@ -93,7 +102,8 @@ def export_bundle(
 
     Raises:
         ExportError: the export fails, or an engine differs from PyTorch by more than one grey level in more
-            than ``MAX_SHARE_ABOVE_1`` of the values, or by more than ``MAX_MEAN`` levels in the mean.
+            of the values, or by more levels in the mean, than ``EXACT`` allows, or ``ROUNDED`` where the
+            weights are stored in half precision.
         BundleError: the bundle cannot be written.
         MissingExtraError: onnxruntime is not installed.
     """
@@ -105,25 +115,16 @@ def export_bundle(
         model, used, reason = _to_onnx(wrapper, bundle, exporter)
         _tidy(model)
         fuse_rounding(model)
+        batches = [*_test_batches(bundle), *tiles]
+        content, differences = _compared(wrapper, model, bundle, batches, EXACT)
         if weights == "fp16":
             try:
                 store_weights_as_fp16(model)
             except ValueError as error:
                 raise ExportError(f"{bundle.name}: {error}") from error
-        _check(model, bundle)
-        content = model.SerializeToString(deterministic=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            trial = write_bundle(Path(scratch) / "bundle", bundle, {MODEL: content})
-            differences = _compare(wrapper, trial, [*_test_batches(bundle), *tiles])
+            content, differences = _compared(wrapper, model, bundle, batches, ROUNDED)
     finally:
         network.to(was_on)
-    for row in differences:
-        if row.share_above_1 > MAX_SHARE_ABOVE_1 or row.mean > MAX_MEAN:
-            raise ExportError(
-                f"{bundle.name}: not written: {row.engine} differs from PyTorch in output {row.output!r} by "
-                f"{row.mean:.3f} grey levels in the mean, by more than 1 in {row.share_above_1:.2%} of the "
-                f"values, by {row.largest} at most; allowed: {MAX_MEAN} and {MAX_SHARE_ABOVE_1:.2%}"
-            )
     written = write_bundle(directory, bundle, {MODEL: content}, overwrite=overwrite)
     return ExportReport(written, used, reason, OPSET, len(content), tuple(differences))
 
@@ -253,6 +254,29 @@ def _test_batches(bundle: Bundle) -> list[NDArray[np.uint8]]:
         stained = np.clip(section, 0, 255).astype(np.uint8)
         batches += [noise, stained] if count == 1 else [np.concatenate([noise[:1], stained[1:]])]
     return batches
+
+
+def _compared(
+    wrapper: ExportNetwork,
+    model: onnx.ModelProto,
+    bundle: Bundle,
+    batches: Sequence[NDArray[np.uint8]],
+    limits: Limits,
+) -> tuple[bytes, list[Difference]]:
+    """The file of a graph that differs from the network by no more than the limits, and by how much."""
+    _check(model, bundle)
+    content = model.SerializeToString(deterministic=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = write_bundle(Path(scratch) / "bundle", bundle, {MODEL: content})
+        differences = _compare(wrapper, trial, batches)
+    for row in differences:
+        if row.share_above_1 > limits.share_above_1 or row.mean > limits.mean:
+            raise ExportError(
+                f"{bundle.name}: not written: {row.engine} differs from PyTorch in output {row.output!r} by "
+                f"{row.mean:.3f} grey levels in the mean, by more than 1 in {row.share_above_1:.2%} of the "
+                f"values, by {row.largest} at most; allowed: {limits.mean} and {limits.share_above_1:.2%}"
+            )
+    return content, differences
 
 
 def _compare(
