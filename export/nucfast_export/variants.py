@@ -104,25 +104,14 @@ def add_variant(
     make = partial(_make, bundle, format, precision, data, tile_px, batch)
     check = partial(_check, bundle, format, precision, details, data)
     try:
-        trial = check(make())
+        report, files = check(make())
     except ExportError:
         if precision != "int8":
             raise
-        trial = check(make(widest=True))
-    written = write_bundle(directory, trial.bundle, trial.files, overwrite=directory == bundle.path)
-    variant = trial.bundle.variants[-1]
-    return VariantReport(written, variant, trial.differences, trial.before, trial.after)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A bundle with a new file, its last variant, that differs little enough."""
-
-    bundle: Bundle
-    files: Mapping[str, bytes]
-    differences: tuple[Difference, ...]
-    before: Scores
-    after: Scores
+        report, files = check(make(widest=True))
+    return replace(
+        report, bundle=write_bundle(directory, report.bundle, files, overwrite=directory == bundle.path)
+    )
 
 
 def _check(
@@ -132,8 +121,8 @@ def _check(
     details: dict[str, Any],
     data: Path,
     made: Mapping[str, bytes],
-) -> _Trial:
-    """Add the new files and compare the result with the bundle; ExportError if they differ too much."""
+) -> tuple[VariantReport, dict[str, bytes]]:
+    """What adding the new files gives, not yet written, and all files; ExportError if it differs too much."""
     file = next(iter(made))
     variant = Variant(file, format, precision, details)
     others = tuple(item for item in bundle.variants if (item.format, item.precision) != (format, precision))
@@ -168,7 +157,8 @@ def _check(
         "mean": round(max(row.mean for row in differences), 4),
     }
     variant = replace(variant, details=details | {"checked": checked})
-    return _Trial(replace(bundle, variants=(*others, variant)), files, tuple(differences), before, after)
+    extended = replace(bundle, variants=(*others, variant))
+    return VariantReport(extended, variant, tuple(differences), before, after), files
 
 
 def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
