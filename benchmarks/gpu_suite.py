@@ -3,9 +3,8 @@
     python benchmarks/gpu_suite.py --out FOLDER [--device cuda:0] [--tile-px 1024] [--batch 16]
 
 Writes ``gpu.json`` and ``gpu.md``. Needs PyTorch; runs whatever else is there and says what is not. With
-``--device cpu --tile-px 128 --batch 1`` it runs on any machine, to try the script itself. PyTorch's rows have
-weights of their own unless ``--weights`` names those of the bundle: speed needs no more, parity does.
-Rows in fp16 need a bundle with that file: ``nucfast export MODEL --precision fp16 --data DATASET -o FOLDER``.
+``--device cpu --tile-px 128 --batch 1`` it runs on any machine, to try the script itself. Rows in fp16 need
+a bundle with that file: ``nucfast export MODEL --precision fp16 --data DATASET -o FOLDER``.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from nucfast.engine import Bundle, Engine, create_engine, load_bundle
 from nucfast.engine.onnxruntime_engine import OnnxRuntimeEngine
 from nucfast.engine.parity import difference
 from nucfast.testing import synthetic_slide
+from nucfast_export.run import load_bundle_network
 from nucfast_export.torch_engine import TorchEngine
-from nucfast_training.train import build_network
 
 RUNS = 20
 
@@ -35,7 +34,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="he-fast")
-    parser.add_argument("--weights", type=Path, help="weights.safetensors of the bundle's training run")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tile-px", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=16)
@@ -43,11 +41,7 @@ def main() -> int:
     bundle = load_bundle(args.model)
     slide = synthetic_slide(args.tile_px, args.tile_px, nuclei_per_mm2=4000, seed=0).image
     tiles = np.stack([np.roll(slide, 7 * index, axis=0) for index in range(args.batch)])
-    network = build_network(bundle.training["recipe"])
-    if args.weights:
-        from safetensors.torch import load_file
-
-        network.load_state_dict(load_file(args.weights))
+    network = load_bundle_network(bundle)
     ceilings = measure_ceilings(args.device)
     ceilings["gflop_per_mpx"] = gflop_per_mpx(network)
     rows = []
@@ -62,11 +56,10 @@ def main() -> int:
             rows.append({"name": name, "left_out": f"{type(error).__name__}: {str(error)[:200]}"})
             print(rows[-1], flush=True)
             continue
-        if not name.startswith("PyTorch") or args.weights:
-            expected = expected or maps
-            row["parity"] = {
-                output: vars_of(difference(name, output, maps[output], expected[output])) for output in maps
-            }
+        expected = expected or maps
+        row["parity"] = {
+            output: vars_of(difference(name, output, maps[output], expected[output])) for output in maps
+        }
         rows.append(row)
         print(row, flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +81,7 @@ def vars_of(row: Any) -> dict[str, float]:
 
 
 def candidates(bundle: Bundle, network: nn.Module, device: str) -> list[tuple[str, Callable[[], Engine]]]:
-    """Name and maker of each engine; the first that runs the bundle's own weights is the reference."""
+    """Name and maker of each engine; the first is what the others are compared with."""
     on_gpu = device != "cpu"
     made: list[tuple[str, Callable[[], Engine]]] = [
         (
@@ -96,8 +89,11 @@ def candidates(bundle: Bundle, network: nn.Module, device: str) -> list[tuple[st
             lambda: create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32"),
         )
     ]
-    for precision in ("fp32", "fp16", "bf16") if on_gpu else ("fp32", "bf16"):
-        for how in ("", "compile", "cuda_graph") if on_gpu else ("",):
+    ways = {"fp32": ("",), "bf16": ("",)}
+    if on_gpu:
+        ways = {"fp32": ("", "cuda_graph"), "fp16": ("", "cuda_graph", "compile"), "bf16": ("cuda_graph",)}
+    for precision, hows in ways.items():
+        for how in hows:
 
             def torch_engine(precision: str = precision, how: str = how) -> Engine:
                 options = {how: True} if how else {}

@@ -14,11 +14,12 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
-from nucfast.engine import load_bundle
+from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import DatasetError
 from nucfast.ops import normalize_stain, split_instances
 from nucfast.testing import synthetic_slide
-from nucfast_export.run import export_run
+from nucfast_export.run import export_run, load_bundle_network
+from nucfast_export.torch_engine import TorchEngine
 from nucfast_training import train as train_module
 from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
 from nucfast_training.data import Sample, read_sets
@@ -451,6 +452,30 @@ def test_a_teacher_softens_targets_where_it_sees_nuclei(tmp_path):
     assert (other.targets["class"] == UNCLASSIFIED).all()
     with pytest.raises(RecipeError, match=r"teacher.share: expected 0 to 1"):
         Recipe.of(RECIPE | {"teacher": {"bundle": "he-fast", "share": 2.0}})
+
+
+def test_a_run_or_the_network_of_a_bundle_can_be_the_teacher(data, tmp_path):
+    train(Recipe.of(RECIPE), data=data, out=tmp_path / "run", device="cpu")
+    made = synthetic_slide(120, 136, seed=5)
+    targets = {"nucleus": TARGETS["nucleus"].make(made.labels, made.class_ids)}
+    sample = Sample("made", made.image, made.labels, targets, mpp=made.mpp)
+    export_run(tmp_path / "run", tmp_path / "bundle")
+    by = [
+        soften([[sample]], str(tmp_path / folder), 1.0, cache=tmp_path / "cache")[0][0].targets["nucleus"]
+        for folder in ("run", "bundle")
+    ]
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # neither takes what the other has found
+    assert np.abs(by[0].astype(int) - by[1]).mean() < 1
+    assert not np.array_equal(by[0], targets["nucleus"])
+
+
+def test_a_bundles_network_computes_what_the_bundle_does():
+    bundle = load_bundle("he-fast")
+    tiles = synthetic_slide(128, 160, seed=4).image[None]
+    expected = create_engine(bundle, precision="fp32").run(tiles)
+    found = TorchEngine(load_bundle_network(bundle), bundle).run(tiles)
+    for name, maps in expected.items():
+        assert np.abs(maps.astype(int) - found[name]).max() <= 1
 
 
 def test_a_bundles_network_trains_on_from_what_it_computes():

@@ -20,6 +20,7 @@ from nucfast_export.export import ExportError, ExportReport, export_bundle
 from nucfast_export.flips import FlipMean
 from nucfast_export.semantic import NucleusAndClass
 from nucfast_training.networks import build_network
+from nucfast_training.start import fold_norms, load_from_bundle
 
 CONVENTION = (
     "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP per image at its own resolution, averaged; mPQ pooled"
@@ -86,6 +87,45 @@ def outputs_of(network: nn.Module, stride_px: int) -> list[OutputSpec]:
     ]
 
 
+def load_run(
+    run: Path, *, recipe: dict[str, Any] | None = None, scores: Sequence[dict[str, Any]] = ()
+) -> tuple[nn.Module, Bundle]:
+    """The network of a run's stored weights, as it is exported, and what ``bundle.json`` will say of it.
+
+    The arguments are those of ``export_run``.
+    """
+    path = run / "weights.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    recipe = recipe or json.loads(metadata["recipe"])
+    if recipe["patches"].get("normalise"):
+        raise ExportError(
+            f"{recipe['name']}: learned from stain-normalised images, which `nucfast infer` does not make: "
+            "train it with patches.normalise empty"
+        )
+    network = build_network(recipe)
+    network.load_state_dict(load_file(path))
+    network = as_exported(network, recipe)
+    return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
+
+
+def load_bundle_network(bundle: Bundle) -> nn.Module:
+    """The network that a bundle was exported from, with the bundle's weights."""
+    recipe = bundle.training["recipe"]
+    network = build_network(recipe)
+    load_from_bundle(network.eval(), bundle)
+    return as_exported(fold_norms(network), recipe)
+
+
+def as_exported(network: nn.Module, recipe: dict[str, Any]) -> nn.Module:
+    """A recipe's network with what the export puts around it."""
+    if "semantic" in recipe["loss"]:
+        network = NucleusAndClass(network)
+    if recipe["bundle"].get("flips"):
+        network = FlipMean(network)
+    return network.eval()
+
+
 def export_run(
     run: Path,
     out: Path,
@@ -103,27 +143,12 @@ def export_run(
         scores: results of ``nucfast evaluate --json`` for the same weights.
         tiles: for the comparison with PyTorch, besides random ones: (N, h, w, 3) uint8 at the bundle's mpp.
     """
-    path = run / "weights.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    recipe = recipe or json.loads(metadata["recipe"])
-    if recipe["patches"].get("normalise"):
-        raise ExportError(
-            f"{recipe['name']}: learned from stain-normalised images, which `nucfast infer` does not make: "
-            "train it with patches.normalise empty"
-        )
-    network = build_network(recipe)
-    network.load_state_dict(load_file(path))
-    if "semantic" in recipe["loss"]:
-        network = NucleusAndClass(network)
-    if recipe["bundle"].get("flips"):
-        network = FlipMean(network)
-    bundle = bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
+    network, bundle = load_run(run, recipe=recipe, scores=scores)
     return export_bundle(
-        network.eval(),
+        network,
         out,
         bundle,
-        weights=recipe["bundle"]["weights"],
+        weights=bundle.training["recipe"]["bundle"]["weights"],
         tiles=tiles(bundle),
         overwrite=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,6 +19,43 @@ DENSITY = -np.log((np.arange(256) + 1.0) / 256.0).astype(np.float32)
 Planes = dict[str, NDArray[np.generic]]
 
 
+@dataclass(frozen=True)
+class Jitter:
+    """One draw of ``jitter``: what is done to the optical density, then to the pixels.
+
+    ``matrix`` (3, 3) and ``offset`` (3,) map densities: ``matrix.T @ density + offset``. ``blur`` is the
+    sigma of a Gaussian, ``sharpen`` the share of detail added, ``noise`` the sigma of noise in grey levels,
+    ``quality`` that of JPEG; 0 leaves each out. ``seed`` is the noise's.
+    """
+
+    matrix: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    blur: float
+    sharpen: float
+    noise: float
+    quality: int
+    seed: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, strength: float) -> Jitter:
+        """Draw with ``strength``, where 1 is the range seen between laboratories."""
+        # Stain amounts vary one by one; a little mixing between them turns the stain colours themselves.
+        gain = np.diag(np.exp(rng.normal(0.0, [0.25 * strength, 0.25 * strength, 0.15 * strength])))
+        mixing = np.eye(3) + rng.normal(0.0, 0.06 * strength, (3, 3))
+        offset = rng.normal(0.0, 0.03 * strength, 3)
+        blurred, sharpened, noisy, compressed = rng.random(4) < 0.3
+        amount, noise = rng.uniform(0.3, 1.2) * strength, rng.uniform(1.0, 8.0) * strength
+        return cls(
+            (UNMIX @ gain @ STAINS @ mixing).astype(np.float32),
+            offset.astype(np.float32),
+            amount if blurred else 0.0,
+            amount if sharpened and not blurred else 0.0,
+            noise if noisy else 0.0,
+            int(rng.integers(40, 95)) if compressed else 0,
+            int(rng.integers(2**62)),
+        )
+
+
 def jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
     """Vary stain amount, stain colour, exposure, focus, noise and compression of one RGB patch.
 
@@ -28,25 +66,21 @@ def jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: floa
     """
     if strength <= 0:
         return image
-    # Stain amounts vary one by one; a little mixing between them turns the stain colours themselves.
-    gain = np.diag(np.exp(rng.normal(0.0, [0.25 * strength, 0.25 * strength, 0.15 * strength])))
-    mixing = np.eye(3) + rng.normal(0.0, 0.06 * strength, (3, 3))
-    matrix = (UNMIX @ gain @ STAINS @ mixing).astype(np.float32)
-    offset = rng.normal(0.0, 0.03 * strength, 3).astype(np.float32)
-    density = cv2.transform(DENSITY[image], np.column_stack([matrix.T, offset]))
+    drawn = Jitter.draw(rng, strength)
+    density = cv2.transform(DENSITY[image], np.column_stack([drawn.matrix.T, drawn.offset]))
     out = 256.0 * np.exp(-density) - 1.0
-    if rng.random() < 0.3:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 1.2) * strength)
-    elif rng.random() < 0.3:
-        out += rng.uniform(0.3, 1.2) * strength * (out - cv2.GaussianBlur(out, (0, 0), 1.0))
-    if rng.random() < 0.3:
-        out += rng.normal(0.0, rng.uniform(1.0, 8.0) * strength, out.shape).astype(np.float32)
+    if drawn.blur:
+        out = cv2.GaussianBlur(out, (0, 0), drawn.blur)
+    if drawn.sharpen:
+        out += drawn.sharpen * (out - cv2.GaussianBlur(out, (0, 0), 1.0))
+    if drawn.noise:
+        noise = np.random.default_rng(drawn.seed).standard_normal(out.shape, np.float32)
+        out += np.float32(drawn.noise) * noise
     patch = np.clip(out, 0, 255).astype(np.uint8)
-    if rng.random() < 0.3:
-        quality = int(rng.integers(40, 95))
-        patch = cv2.imdecode(
-            cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
-        )
+    if drawn.quality:
+        settings = [cv2.IMWRITE_JPEG_QUALITY, drawn.quality]
+        coded = cv2.imencode(".jpg", patch[..., ::-1], settings)[1]  # OpenCV's order is BGR
+        patch = np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
     return patch
 
 

@@ -57,16 +57,22 @@ def focal_tversky(logits: Tensor, target: Tensor, *, beta: float = 0.7, gamma: f
     return (1.0 - index).clamp_min(1e-7).pow(1.0 / gamma).mean()
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy over classes."""
-    return functional.cross_entropy(logits, target, weight=weights, ignore_index=UNCLASSIFIED)
+def cross_entropy(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None, *, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy over classes, mean over the pixels that count; 0 without any."""
+    total = functional.cross_entropy(
+        logits, target, weights, ignore_index=UNCLASSIFIED, reduction="sum", label_smoothing=smoothing
+    )
+    # Its own mean is not a number where nothing counts, and to ask whether anything does, a GPU has to wait.
+    known = target != UNCLASSIFIED
+    shares = known.to(logits.dtype) if weights is None else weights[target.where(known, 0)] * known
+    return total / shares.sum().clamp_min(1e-6)
 
 
 def smooth_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with 5 % of the truth spread over all classes (Szegedy et al., CVPR 2016)."""
-    return functional.cross_entropy(
-        logits, target, weight=weights, ignore_index=UNCLASSIFIED, label_smoothing=0.05
-    )
+    return cross_entropy(logits, target, weights, smoothing=0.05)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -109,7 +115,7 @@ def heads_loss(
         class_weights: (C,) float, of the head "class".
 
     Returns:
-        A scalar per head; heads of classes are left out where the batch holds no classified pixel.
+        A scalar per head.
     """
     losses = {}
     for head, weight in loss.items():
@@ -121,8 +127,6 @@ def heads_loss(
             target = target.unsqueeze(1).float() / 255.0
         else:
             target = target.long()
-            if not bool((target != UNCLASSIFIED).any()):
-                continue
             extra = {"weights": class_weights if head == "class" else None}
         terms = []
         for name, share in terms_of(head, weight).items():

@@ -175,7 +175,7 @@ class TeacherSettings:
     """``[teacher]``: a bundle from whose maps of the training images the network learns as well.
 
     Attributes:
-        bundle: name or path; nothing: it learns from the annotations alone.
+        bundle: name or path, or the folder of a run; nothing: it learns from the annotations alone.
         share: of the bundle's maps in the targets of "nucleus" and "distance"; the rest is annotation. Images
             without annotated classes take the bundle's classes, where they are the recipe's and it is sure.
     """

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nucfast.engine import Bundle, load_bundle
 from nucfast.errors import NucfastError, require
@@ -138,6 +139,16 @@ def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
         for _, module, given, _ in order
         if isinstance(module, nn.BatchNorm2d) and given in made
     }
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """Put each batch normalisation into the convolution before it, for evaluation; changes the network."""
+    places = {module: name for name, module in network.named_modules()}
+    for name, norm in _norms(network).items():
+        folded = fuse_conv_bn_eval(network.get_submodule(name), norm)
+        network.set_submodule(name, folded)
+        network.set_submodule(places[norm], nn.Identity())
+    return network
 
 
 @torch.no_grad()

@@ -25,7 +25,13 @@ _SURE = 0.7  # the model's mean probability over a nucleus, from which on its cl
 
 
 def soften(
-    sets: Sequence[Sequence[Sample]], bundle: str, share: float, *, cache: Path, classes: Sequence[str] = ()
+    sets: Sequence[Sequence[Sample]],
+    bundle: str,
+    share: float,
+    *,
+    cache: Path,
+    classes: Sequence[str] = (),
+    device: str = "cpu",
 ) -> list[list[Sample]]:
     """The weighted mean of the samples' binary targets and a model's maps of the same names.
 
@@ -36,22 +42,46 @@ def soften(
 
     Args:
         sets: samples by set.
-        bundle: the model's name or path.
+        bundle: the model's name or path, or the folder of a run.
         share: of the model in the mean, 0..1.
         cache: folder that keeps its maps between runs.
         classes: names of those that are learned; a model of others teaches none.
+        device: where a run's network computes; a bundle's too, if it is a GPU.
     """
-    engine = create_engine(load_bundle(bundle))
+    engine, identity = _engine(bundle, device)
     heads = {output.name for output in engine.bundle.outputs}
     if [entry.name for entry in engine.bundle.classes] != list(classes):
         heads.discard("class")
-    return [[_softened(sample, engine, heads, share, cache) for sample in group] for group in sets]
+    if share == 0.0:
+        heads &= {"class"}
+    return [[_softened(sample, engine, identity, heads, share, cache) for sample in group] for group in sets]
 
 
-def _softened(sample: Sample, engine: Engine, heads: set[str], share: float, cache: Path) -> Sample:
+def _engine(bundle: str, device: str) -> tuple[Engine, str]:
+    """What computes the maps, and what tells its weights from others."""
+    from nucfast_export.run import load_bundle_network, load_run
+    from nucfast_export.torch_engine import TorchEngine
+
+    weights = Path(bundle) / "weights.safetensors"
+    if weights.exists():
+        network, described = load_run(Path(bundle))
+        identity = hashlib.sha256(weights.read_bytes()).hexdigest()
+    else:
+        described = load_bundle(bundle)
+        identity = str(sorted(described.files.items()))
+        if not device.startswith("cuda"):
+            return create_engine(described), identity
+        network = load_bundle_network(described)
+    precision = "fp16" if device.startswith("cuda") else "fp32"
+    return TorchEngine(network, described, device=device, precision=precision), identity
+
+
+def _softened(
+    sample: Sample, engine: Engine, identity: str, heads: set[str], share: float, cache: Path
+) -> Sample:
     key = hashlib.sha256(sample.image.tobytes())
     key.update(sample.labels.tobytes())
-    key.update(f"{sample.mpp} {sorted(engine.bundle.files.items())}".encode())
+    key.update(f"{sample.mpp} {identity}".encode())
     targets = dict(sample.targets)
     maps: dict[str, NDArray[np.uint8]] = {}
     for head in targets.keys() & heads:

@@ -7,6 +7,7 @@ recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -31,13 +32,14 @@ from nucfast.engine.threads import available_cpus
 from nucfast.errors import require
 from nucfast_training.augmentation import Planes
 from nucfast_training.data import read_sets
+from nucfast_training.device_patches import DevicePatches, makes_here
 from nucfast_training.errors import RecipeError, TrainingError
 from nucfast_training.freeze import check_freeze, prepare
 from nucfast_training.losses import heads_loss
 from nucfast_training.metrics import MaskScores
 from nucfast_training.networks import build_network
 from nucfast_training.optimisers import OPTIMISERS, pack, unpack
-from nucfast_training.patches import Batch, Patches
+from nucfast_training.patches import Patches
 from nucfast_training.pictures import draw_learning_curve, draw_predictions
 from nucfast_training.recipe import Recipe
 from nucfast_training.start import calibrate_norms, load_start
@@ -45,11 +47,12 @@ from nucfast_training.targets import TARGETS
 from nucfast_training.teacher import soften
 
 LOG_EVERY = 100  # steps
+LOOK_EVERY = 20  # steps of a GPU, which would wait if each step's loss were looked at
 MAX_SHOWN = 4  # patches in predictions.png
 CALIBRATION_BATCHES = 4  # from which the normalisation of a bundle's network is estimated
 
 Event = dict[str, Any]
-Targets = dict[str, Tensor]
+Batch = tuple[Tensor, dict[str, Tensor]]  # images (N, H, W, 3), targets (N, H, W) by head; uint8
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,16 @@ def train(
     sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
     if recipe.teacher.bundle:
         classes = recipe.classes.names if recipe.classes else ()
-        sets = soften(sets, recipe.teacher.bundle, recipe.teacher.share, cache=cache, classes=classes)
-    patches = Patches(sets, recipe)
+        sets = soften(
+            sets,
+            recipe.teacher.bundle,
+            recipe.teacher.share,
+            cache=cache,
+            classes=classes,
+            device=str(run.device),
+        )
+    on_device = run.device.type == "cuda" and makes_here(recipe)
+    patches = DevicePatches(sets, recipe, run.device) if on_device else Patches(sets, recipe)
     val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
     return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
 
@@ -136,9 +147,9 @@ def _uses_bf16(precision: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_input(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float in 0..1, channels last."""
-    pixels = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    pixels = torch.as_tensor(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
     return pixels.float().div_(255.0).contiguous(memory_format=torch.channels_last)
 
 
@@ -156,6 +167,7 @@ class _Run:
         self.recipe, self.out, self.device, self.on_event = recipe, out, device, on_event
         self.bf16 = _uses_bf16(recipe.optimiser.precision, device)
         self.checkpoint, self.weights = out / "last.safetensors", out / "weights.safetensors"
+        torch.backends.cudnn.benchmark = True  # batches are all of one shape
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.table)
         stride = int(network.stride_px)  # type: ignore[arg-type]
@@ -210,8 +222,9 @@ class _Run:
         start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
         if (start.bundle or start.grow or start.refine) and not frozen and not self.checkpoint.exists():
             self._calibrate(patches)
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         count = 0
+        look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         prepared = -1
         stopped = "done"
         validated = self.step > 0
@@ -233,13 +246,17 @@ class _Run:
                 self.step += 1
                 self.seconds = time.monotonic() - started
                 for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + loss
+                    sums[name] = sums[name] + loss if name in sums else loss
                 count += 1
                 validated = False
-                self.on_event({"event": "step", "step": self.step, "steps": steps, "loss": losses["loss"]})
                 due = self.step % every == 0 or self.step == steps
+                if count % look_every == 0 or due:
+                    self._check_finite(float(sums["loss"]) / count)
+                    self.on_event(
+                        {"event": "step", "step": self.step, "steps": steps, "loss": float(losses["loss"])}
+                    )
                 if count == LOG_EVERY or due:
-                    means = {name: round(total / count, 5) for name, total in sums.items()}
+                    means = {name: round(float(total) / count, 5) for name, total in sums.items()}
                     self._log({"lr": self.optimiser.param_groups[0]["lr"], "train": means})
                     sums, count = {}, 0
                 if due:
@@ -259,12 +276,19 @@ class _Run:
         return report
 
     def _calibrate(self, patches: Patches) -> None:
-        images = np.concatenate([patches.batch(number)[0] for number in range(CALIBRATION_BATCHES)])
-        calibrate_norms(self.network, to_input(images, self.device))
+        images = [_batch(patches, number, self.device)[0] for number in range(CALIBRATION_BATCHES)]
+        calibrate_norms(self.network, to_input(torch.cat(images), self.device))
         if self.average is not self.network:
             self.average.load_state_dict(self.network.state_dict())
 
-    def _learn(self, batch: Batch, progress: float) -> dict[str, float]:
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step}: lower optimiser.learning_rate "
+                f"({self.recipe.optimiser.learning_rate:g}); {self._kept()}"
+            )
+
+    def _learn(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One step; the losses by head, weighted, and their sum."""
         settings = self.recipe.optimiser
         for group in self.optimiser.param_groups:
@@ -272,12 +296,6 @@ class _Run:
         with self._guarded():
             losses = self._losses(batch)
             total = torch.stack(list(losses.values())).sum()
-            value = float(total.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {self.step}: lower optimiser.learning_rate "
-                    f"({settings.learning_rate:g}); {self._kept()}"
-                )
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
             if settings.clip:
@@ -285,7 +303,7 @@ class _Run:
             self.optimiser.step()
             if settings.ema:
                 self._update_average(min(settings.ema, (self.step + 1) / (self.step + 10)))
-        return {name: float(loss.detach()) for name, loss in losses.items()} | {"loss": value}
+        return {name: loss.detach() for name, loss in losses.items()} | {"loss": total.detach()}
 
     def _rate(self, progress: float) -> float:
         settings = self.recipe.optimiser
@@ -300,29 +318,24 @@ class _Run:
         images, targets = batch
         with self._autocast():
             heads = self.network(to_input(images, self.device))
-        on_device = {name: torch.from_numpy(target).to(self.device) for name, target in targets.items()}
-        return heads_loss(heads, on_device, self.recipe.loss, self.class_weights)
+        return heads_loss(heads, targets, self.recipe.loss, self.class_weights)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     @torch.no_grad()
     def _update_average(self, keep: float) -> None:
-        pairs = zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True)
-        for mean, value in pairs:
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - keep)
-            else:
+        means, values = (list(net.state_dict().values()) for net in (self.average, self.network))
+        floats = [i for i, mean in enumerate(means) if mean.is_floating_point()]
+        torch._foreach_lerp_([means[i] for i in floats], [values[i] for i in floats], 1.0 - keep)
+        for mean, value in zip(means, values, strict=True):
+            if not mean.is_floating_point():
                 mean.copy_(value)
 
     def _validate_and_save(self, val: list[Planes]) -> None:
         scores = self._validate(val)
         metric = self.recipe.validation.metric
-        if not math.isfinite(scores["loss"]):
-            raise TrainingError(
-                f"the validation loss is {scores['loss']} at step {self.step}: lower optimiser.learning_rate "
-                f"({self.recipe.optimiser.learning_rate:g}); {self._kept()}"
-            )
+        self._check_finite(scores["loss"])
         value = scores.get(metric, math.nan)
         if math.isnan(value):
             raise TrainingError(
@@ -472,13 +485,25 @@ class _Run:
             ) from error
 
 
+def _batch(patches: Patches, number: int, device: torch.device) -> Batch:
+    if isinstance(patches, DevicePatches):
+        return patches.batch_on_device(number)
+    images, targets = patches.batch(number)
+    on_device = {head: torch.from_numpy(target).to(device) for head, target in targets.items()}
+    return torch.from_numpy(images).to(device), on_device
+
+
 @contextmanager
 def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Iterator[Batch]]:
     """Endless batches from number ``first`` on.
 
-    For a GPU they are drawn ahead by threads. On a CPU threads beside those of the network would only make
-    these wait for each other, so drawing and learning take turns, each on all cores.
+    For a GPU that does not make them itself they are drawn ahead by threads. On a CPU threads beside those of
+    the network would only make these wait for each other, so drawing and learning take turns, each on all
+    cores.
     """
+    if isinstance(patches, DevicePatches):
+        yield (_batch(patches, number, device) for number in itertools.count(first))
+        return
     beside = device.type == "cuda"
     threads = max(1, available_cpus() - 2) if beside else available_cpus()
     pool = ThreadPoolExecutor(threads)
@@ -489,7 +514,7 @@ def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Ite
         while True:
             if beside or not waiting:
                 while len(waiting) < (2 * threads + 2 if beside else threads):
-                    waiting.append(pool.submit(patches.batch, number))
+                    waiting.append(pool.submit(_batch, patches, number, device))
                     number += 1
                 if not beside:
                     wait(waiting)
