@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
+from safetensors import safe_open
 
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import DatasetError
@@ -248,6 +249,17 @@ def test_patience_and_time_end_a_run(data, tmp_path):
     report = train(binary(), data=data, out=tmp_path / "time", device="cpu", max_seconds=0.0)
     assert (report.stopped, report.steps) == ("time", 0)
     assert (tmp_path / "time" / "weights.safetensors").exists()
+
+
+def test_the_last_weights_are_kept_where_the_recipe_says_so(data, tmp_path):
+    for keep in ("best", "last"):
+        recipe = with_changes(validation={"keep": keep, "metric": "recall", "every_steps": 4, "patches": 2})
+        train(recipe, data=data, out=tmp_path / keep, device="cpu")
+        ranks = [record["val"]["recall"] for record in records(tmp_path / keep) if "val" in record]
+        with safe_open(tmp_path / keep / "weights.safetensors", "pt") as file:
+            step = int(file.metadata()["step"])
+        assert len(ranks) == 3
+        assert step == (12 if keep == "last" else 4 * (1 + ranks.index(max(ranks))))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(data, tmp_path):

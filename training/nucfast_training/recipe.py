@@ -122,7 +122,8 @@ class ValidationSettings:
     """``[validation]``: when, on what, and which weights are kept.
 
     Attributes:
-        metric: "loss" or a name of ``metrics.METRICS``; the weights that are best by it are stored.
+        metric: "loss" or a name of ``metrics.METRICS``; patience counts by it.
+        keep: the weights that are stored: those "best" by the metric, or the "last".
         every_steps: steps between validations.
         every_epochs: the same in epochs; wins where it is above 0.
         patience: stop after this many validations without a better one; 0: never.
@@ -130,6 +131,7 @@ class ValidationSettings:
     """
 
     metric: str = "loss"
+    keep: str = "best"
     every_steps: int = 500
     every_epochs: float = 0.0
     patience: int = 0
@@ -410,6 +412,7 @@ def _check(recipe: Recipe) -> None:
     _one_of("optimiser.schedule", optimiser.schedule, SCHEDULES)
     _one_of("optimiser.precision", optimiser.precision, PRECISIONS)
     _one_of("validation.metric", recipe.validation.metric, ("loss", *METRICS))
+    _one_of("validation.keep", recipe.validation.keep, ("best", "last"))
     if (optimiser.steps > 0) == (optimiser.epochs > 0) and recipe.network.get("kind") != "ensemble":
         raise RecipeError("optimiser: expected steps or epochs above 0, and not both")
     for name in recipe.augmentation:

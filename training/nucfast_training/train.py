@@ -1,8 +1,8 @@
 """Train a recipe: one loop for every network, head and data set.
 
 Everything of a run lies in its folder: ``log.jsonl`` (a line per 100 steps and per validation),
-``last.safetensors`` (goes on where it stopped), ``weights.safetensors`` (the best weights so far, with the
-recipe in its header), ``learning-curve.png`` and ``predictions.png``.
+``last.safetensors`` (goes on where it stopped), ``weights.safetensors`` (the best weights so far, or the last,
+with the recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class TrainReport:
         steps: batches trained on, in all its sessions.
         seconds: time spent in the loop, in all its sessions.
         stopped: "done", "time" (``max_seconds``) or "patience" (no better validation for long).
-        metric: by which ``weights.safetensors`` were chosen.
-        best: its value for them, and every other score of the same validation in ``scores``.
+        metric: by which validations are compared.
+        best: its best value, and every other score of the same validation in ``scores``.
     """
 
     out: Path
@@ -346,6 +346,7 @@ class _Run:
         self._log({"val": {name: round(score, 5) for name, score in scores.items()}, "best": better})
         if better:
             self.best, self.scores = value, scores
+        if better or self.recipe.validation.keep == "last":
             header = {"recipe": json.dumps(self.recipe.table), "step": str(self.step), metric: str(value)}
             _save(self.average.state_dict(), self.weights, header)
         self._save_checkpoint()
