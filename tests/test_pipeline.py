@@ -250,6 +250,25 @@ def test_tiles_follow_the_tissue_and_else_are_alike():
     assert seen[1] < 0.25 * seen[0]
 
 
+def test_tiles_have_few_shapes_however_the_tissue_lies():
+    image = Window(0, 0, 9600, 9600)
+    bundle = replace(make_bundle(), tile_px=1024, margin_px=64)
+    shapes, tiles = set(), 0
+    for seed in range(8):
+        spots = np.random.default_rng(seed).uniform(600, 9000, (12, 2))
+
+        def wanted(part: Window, spots=spots) -> bool:
+            middle = np.array([part.top + part.bottom, part.left + part.right]) / 2
+            return bool((np.hypot(*(spots - middle).T) < 500).any())
+
+        found = cover(image, image, bundle, wanted=wanted)
+        tiles += len(found)
+        shapes |= {tile.seen.size for tile in found}
+    assert tiles > 100
+    assert len(shapes) <= 16
+    assert shapes <= {(high, wide) for high in range(352, 1025, 224) for wide in range(352, 1025, 224)}
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (15, 33), (200, 130), (300, 517)])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_maps_do_not_depend_on_tiles(shape, batch):

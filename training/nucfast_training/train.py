@@ -1,7 +1,7 @@
 """Train a recipe: one loop for every network, head and data set.
 
 Everything of a run lies in its folder: ``log.jsonl`` (a line per 100 steps and per validation),
-``last.safetensors`` (goes on where it stopped), ``weights.safetensors`` (the best weights so far, or the last,
+``last.safetensors`` (goes on where it stopped), ``weights.safetensors`` (the best weights so far or the last,
 with the recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 """
 

@@ -35,8 +35,8 @@ from nucfast.errors import EngineError, MissingExtraError
 THREADS_PER_STREAM = 4
 
 # OpenVINO keeps what it has compiled for every size of tile that occurs, 2 MB each, for thousands of sizes.
-# It counts by operation; of he-fast, this keeps some 12 sizes.
-_KEPT_OPERATIONS = 100
+# It counts by operation; of he-fast, this keeps some 17 sizes, about as many as the pipeline's tiles have.
+_KEPT_OPERATIONS = 140
 # What it drops, oneDNN below it would keep: as many kernels as this variable says, by default 1024.
 _KEPT_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from nucfast.engine import Bundle
 from nucfast.pipeline.grid import Window
 
-# Parts of tiles are multiples of this: fine enough to follow the tissue, coarse enough that few shapes of
-# tile occur, each of which costs the engines time when it is new.
-_CELL_PX = 128
+# The sides of what is kept of a tile are so many parts of the largest, or fewer: enough to follow the tissue.
+# More make more shapes of tiles, each of which costs an engine as much as two megapixels when it is new.
+_PARTS = 4
 
 # What a tile costs beside its pixels, in pixels.
-_TILE_COST_PX = 1 << 16
+_TILE_COST_PX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ def cover(
     """Tiles of at most ``bundle.tile_px`` whose kept parts hold all that is wanted, each pixel once.
 
     What is wanted is cut in two where that leaves out most, again and again, until no cut saves anything and
-    all tiles are small enough. A tile sees the margin around what is kept of it, but nothing beyond the
-    image: there the network sees what it saw at the borders of its training patches.
+    all tiles are small enough. A tile sees the margin around what is kept of it, and a little more where that
+    makes its sides one of few lengths, but nothing beyond the image: there the network sees what it saw at
+    the borders of its training patches.
 
     Args:
         kept: where maps are needed; starts at multiples of the network's stride.
@@ -48,7 +49,7 @@ def cover(
     stride = bundle.stride_px
     margin = -(-bundle.margin_px // stride) * stride
     most = bundle.tile_px - 2 * margin
-    cell = max(stride, min(_CELL_PX, most) // stride * stride)
+    cell = max(stride, most // _PARTS // stride * stride)
     tops = np.append(np.arange(kept.top, kept.bottom, cell), kept.bottom)
     lefts = np.append(np.arange(kept.left, kept.right, cell), kept.right)
     cells = np.ones((len(tops) - 1, len(lefts) - 1), bool)
@@ -65,6 +66,13 @@ def cover(
         seen = np.minimum(edges[end] + margin, high) - np.maximum(edges[begin] - margin, low)
         count = np.where(seen <= bundle.tile_px, 1, -((edges[begin] - edges[end]) // (most // cell * cell)))
         return seen + (count - 1) * 2 * margin, count
+
+    def widened(begin: int, end: int, low: int, high: int) -> tuple[int, int]:
+        """At least these pixels, as many as whole cells and two margins where there are so many."""
+        length = -((begin - end + 2 * margin) // cell) * cell + 2 * margin
+        length = max(end - begin, min(length, bundle.tile_px, high - low))
+        begin = min(max(begin - (length - end + begin) // (2 * stride) * stride, low), high - length)
+        return begin, begin + length
 
     def cost(box: _Boxes) -> NDArray[np.intp]:
         height, down = lengths(box.top, box.bottom, tops, image.top, image.bottom)
@@ -97,7 +105,11 @@ def cover(
         # Of equally good cuts the one nearest to the middle, so that tiles are of like sizes.
         best = int(np.lexsort((offcentre, costs))[0]) if costs.size else -1
         if fits and (best < 0 or costs[best] >= now):
-            tiles.append(Tile(seen, kept_here))
+            (y0, y1), (x0, x1) = (
+                widened(seen.top, seen.bottom, image.top, image.bottom),
+                widened(seen.left, seen.right, image.left, image.right),
+            )
+            tiles.append(Tile(Window(y0, x0, y1, x1), kept_here))
         elif best < part.shape[0] - 1:
             cut = top + best + 1
             todo += [(top, left, cut, right), (cut, left, bottom, right)]
