@@ -142,12 +142,13 @@ def measure(name: str, engine: Engine, tiles: np.ndarray, ceilings: dict[str, fl
 
 
 def measure_ceilings(device: str) -> dict[str, float]:
-    """What the device does at best: a large bf16 product, a large copy on it, a large copy to it."""
+    """At best: a large bf16 product, a large copy on the device, one to it, one by a thread here."""
     on_gpu = device != "cpu"
     side, floats = (8192, 1 << 28) if on_gpu else (1024, 1 << 24)
     left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     data = torch.empty(floats, device=device)
     host = torch.empty(floats // 4, pin_memory=on_gpu)
+    pages, copy = (np.ones(1 << 26, np.uint8) for _ in range(2))
 
     def best(work: Callable[[], Any]) -> float:
         times = []
@@ -165,6 +166,7 @@ def measure_ceilings(device: str) -> dict[str, float]:
         "bf16_tflop_per_s": 2 * side**3 / best(lambda: left @ left) / 1e12,
         "device_gb_per_s": 2 * 4 * floats / best(data.clone) / 1e9,
         "host_gb_per_s": floats / best(lambda: data[: floats // 4].copy_(host, non_blocking=True)) / 1e9,
+        "thread_gb_per_s": pages.nbytes / best(lambda: np.copyto(copy, pages)) / 1e9,
     }
 
 
