@@ -364,6 +364,15 @@ class TestBoundMemory:
             (None, "class"): 5 * 32 * 32 * 4,
         }
 
+    def test_copies_in_parts(self, engine, monkeypatch):
+        monkeypatch.setattr(cuda, "_PART_BYTES", 1000)
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        monkeypatch.setattr(engine, "_place", ("cpu", 0))
+        tiles = noise((3, 36, 64, 3))
+        parts = cuda.begin_copy(np.empty_like(tiles), tiles)
+        assert [size for size, _ in parts] == 3 * [*7 * [5 * 192], 192]
+        self.equal(engine.run(tiles), self.plain(engine, tiles))
+
     def test_tensorrt_is_given_what_it_was_built_for(self, engine, monkeypatch):
         monkeypatch.setattr(engine, "_cuda", HostMemory())
         monkeypatch.setattr(engine, "_place", ("cpu", 0))
