@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 pytest.importorskip("torch", reason="training needs PyTorch")
 
+import cv2
 import torch
 
 from nucfast.testing import synthetic_slide
