@@ -35,7 +35,7 @@ replaced() {
 }
 
 small() {
-  train 150 micro-fast --set start.bundle= 
+  train 150 micro-fast
   train 60 he-open --set start.grow=he-open
   train 120 dsb2018-linknet4 dsb2018-linknet2 dsb2018-unet dsb2018-fcn --no-weights
   train 10 dsb2018-ensemble --no-weights
