@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu/train_all.sh DATA RUNS OUT [UNIT]
 #
-# Each time below is in units of UNIT seconds (1). Run it again with the same RUNS and a longer UNIT to go on.
+# The models go on from those that are installed. Each time below is in units of UNIT seconds (1). Run it again with the same RUNS and a longer UNIT to go on.
 set -u
 data=$1 runs=$2 out=$3 unit=${4:-1}
 device=${NUCFAST_DEVICE:-cuda}
@@ -18,7 +18,7 @@ train() { # SECONDS RECIPE [OPTION ...]
 
 models() {
   # The last third of each: less jitter, more of the hardest set, while the learning rate falls to nothing.
-  local accurate=(he-accurate --set start.grow=he-accurate --set teacher.bundle=he-fast --set teacher.share=0.0)
+  local accurate=(he-accurate --set start.grow=he-accurate)
   train 200 "${accurate[@]}" --set sets.0.weight=0.75
   train 300 "${accurate[@]}" --set sets.0.weight=1.2 --set patches.stain=0.45 --set patches.zoom=0.15
   local fast=(he-fast --set start.grow=he-fast --set "teacher.bundle=$runs/he-accurate")

@@ -12,10 +12,10 @@ from nucfast.engine import Bundle
 from nucfast.pipeline.grid import Window
 
 # The sides of what is kept of a tile are so many parts of the largest, or fewer: enough to follow the tissue.
-# More make more shapes of tiles, each of which costs an engine as much as two megapixels when it is new.
+# More make more shapes of tiles, each of which costs an engine up to two megapixels' time when it is new.
 _PARTS = 4
 
-# What a tile costs beside its pixels, in pixels.
+# What a tile costs beside its pixels, in pixels, with its share of the time that new shapes take.
 _TILE_COST_PX = 1 << 18
 
 
