@@ -43,7 +43,7 @@ def main() -> int:
     tiles = np.stack([np.roll(slide, 7 * index, axis=0) for index in range(args.batch)])
     network = load_bundle_network(bundle)
     ceilings = measure_ceilings(args.device)
-    ceilings["gflop_per_mpx"] = gflop_per_mpx(network)
+    ceilings["gflop_per_mpx"], ceilings["layers_limit_mpx_per_s"] = layers_limit(network, ceilings)
     rows = []
     expected = None
     for name, make in candidates(bundle, network, args.device):
@@ -131,13 +131,15 @@ def measure(name: str, engine: Engine, tiles: np.ndarray, ceilings: dict[str, fl
     mpx = tiles.shape[0] * tiles.shape[1] * tiles.shape[2] / 1e6
     row: dict[str, Any] = {"name": name, "runs_on": engine.description, "mpx_per_s": mpx / median}
     row |= {"p50_ms": 1e3 * median, "p99_ms": 1e3 * float(np.percentile(times, 99)), "first_s": first}
-    # Each limit alone: arithmetic at the matmul's rate, or pixels in and maps out at the copies' rate.
+    # Each limit alone: the convolutions one after another, or pixels in and maps out at the copies' rate.
     moved = tiles.nbytes + sum(value.nbytes for value in maps.values())
-    row["arithmetic_limit_mpx_per_s"] = 1e3 * ceilings["bf16_tflop_per_s"] / ceilings["gflop_per_mpx"]
-    row["transfer_limit_mpx_per_s"] = mpx / (moved / 1e9 / ceilings["host_gb_per_s"])
-    binding = min(("arithmetic", "transfer"), key=lambda kind: row[f"{kind}_limit_mpx_per_s"])
-    row["binds"] = binding
-    row["share_of_limit"] = row["mpx_per_s"] / row[f"{binding}_limit_mpx_per_s"]
+    limits = {
+        "layers": ceilings["layers_limit_mpx_per_s"],
+        "transfer": mpx / (moved / 1e9 / ceilings["host_gb_per_s"]),
+    }
+    row["binds"] = min(limits, key=lambda kind: limits[kind])
+    row["limit_mpx_per_s"] = limits[row["binds"]]
+    row["share_of_limit"] = row["mpx_per_s"] / row["limit_mpx_per_s"]
     return row
 
 
@@ -170,13 +172,24 @@ def measure_ceilings(device: str) -> dict[str, float]:
     }
 
 
-def gflop_per_mpx(network: nn.Module, side: int = 256) -> float:
-    total = 0
+def layers_limit(network: nn.Module, ceilings: dict[str, float], side: int = 256) -> tuple[float, float]:
+    """GFLOP of convolutions per megapixel, and how many Mpx/s the device could do at most.
 
-    def count(module: nn.Module, _: Any, result: torch.Tensor) -> None:
-        nonlocal total
+    Every convolution takes as long as its products at the matmul's rate, or as its 16-bit channels read and
+    written once at the copy's rate, whichever is longer (Williams et al.: Roofline, CACM 2009); everything
+    else takes nothing.
+    """
+    flops, seconds = 0.0, 0.0
+
+    def count(module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        nonlocal flops, seconds
         assert isinstance(module, nn.Conv2d)
-        total += 2 * module.weight.numel() * result.shape[-1] * result.shape[-2]
+        products = 2 * module.weight.numel() * result.shape[-1] * result.shape[-2]
+        moved = 2 * (given[0].numel() + result.numel())
+        flops += products
+        seconds += max(
+            products / (1e12 * ceilings["bf16_tflop_per_s"]), moved / (1e9 * ceilings["device_gb_per_s"])
+        )
 
     hooks = [
         module.register_forward_hook(count) for module in network.modules() if isinstance(module, nn.Conv2d)
@@ -185,7 +198,7 @@ def gflop_per_mpx(network: nn.Module, side: int = 256) -> float:
         network.eval()(torch.zeros(1, 3, side, side))
     for hook in hooks:
         hook.remove()
-    return total / side**2 / 1e3
+    return flops / side**2 / 1e3, side**2 / 1e6 / seconds
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -299,14 +299,20 @@ class HostMemory(cuda.CudaDevice):
     """A device whose memory is the host's: all of the way through a GPU but the driver's calls."""
 
     def __init__(self, index=0, asked=""):
-        self.index, self.name, self.has_tf32 = index, "none", False
+        self.index, self.name, self.has_tf32, self.stream = index, "none", False, 77
         self._buffers = {}
         self.pairs = {}
 
     def enter(self):
         pass
 
-    wait = enter
+    wait = compute_after_uploads = download_after_compute = enter
+
+    def mark(self, number):
+        self.marked = number
+
+    def reach(self, number):
+        assert number <= self.marked
 
     def buffers(self, key, size):
         if key not in self.pairs or self.pairs[key][0].size < size:
@@ -364,6 +370,50 @@ class TestBoundMemory:
             (None, "class"): 5 * 32 * 32 * 4,
         }
 
+    @pytest.mark.parametrize(("count", "lengths"), [(8, [2, 2, 2, 2]), (7, [2, 2, 2, 1]), (3, [1, 1, 1])])
+    def test_in_chunks(self, engine, monkeypatch, count, lengths):
+        """Several calls for a batch, each with its own part of the buffers, at whole 256 bytes."""
+        monkeypatch.setattr(cuda, "_CHUNK_PX", 1)
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        monkeypatch.setattr(engine, "_place", ("cpu", 0))
+        calls = []
+        real = engine._compute
+        monkeypatch.setattr(engine, "_compute", lambda *given: calls.append(given) or real(*given))
+        tiles = noise((count, 12, 20, 3))
+        self.equal(engine.run(tiles), self.plain(engine, tiles))
+        assert [shape for shape, *_ in calls] == [(length, 12, 20, 3) for length in lengths]
+        pairs = engine._cuda.pairs
+        for number, (_, source, targets, _) in enumerate(calls):
+            for name, address in ((None, source), *targets.items()):
+                offset = address - pairs[None, name][1].ctypes.data
+                assert offset % 256 == 0
+                assert (offset == 0) == (number == 0)
+
+    def test_chunks_are_large_enough(self):
+        assert cuda.chunk_length((16, 1024, 1024, 3)) == 4
+        assert cuda.chunk_length((64, 256, 256, 3)) == 32
+        assert cuda.chunk_length((3, 256, 256, 3)) == 3
+        assert cuda.chunk_length((1, 2304, 2304, 3)) == 1
+        assert cuda.chunk_length((0, 64, 64, 3)) == 0
+
+    def test_a_failure_leaves_no_copy_under_way(self, engine, monkeypatch):
+        """What was begun before the failure has ended when it is told."""
+        monkeypatch.setattr(cuda, "_CHUNK_PX", 1)
+        monkeypatch.setattr(cuda, "_PART_BYTES", 100)
+        monkeypatch.setattr(engine, "_cuda", HostMemory())
+        begun = []
+        real = cuda.begin_copy
+        monkeypatch.setattr(cuda, "begin_copy", lambda *given: begun.append(real(*given)) or begun[-1])
+
+        def fail(*_):
+            raise EngineError("out of memory")
+
+        monkeypatch.setattr(engine, "_compute", fail)
+        with pytest.raises(EngineError, match="out of memory"):
+            engine.run(noise((8, 64, 64, 3)))
+        assert len(begun) == 4
+        assert all(copied.done() for parts in begun for _, copied in parts)
+
     def test_copies_in_parts(self, engine, monkeypatch):
         monkeypatch.setattr(cuda, "_PART_BYTES", 1000)
         monkeypatch.setattr(engine, "_cuda", HostMemory())
@@ -406,14 +456,17 @@ class TestBoundMemory:
 
 
 def test_provider_options(bundle, tmp_path):
-    options = onnxruntime_engine.cuda_options(1, tf32=True, cuda_graph=False)
-    assert options["device_id"] == "1"
-    assert (options["use_tf32"], options["enable_cuda_graph"]) == ("1", "0")
-    assert onnxruntime_engine.cuda_options(0, tf32=False, cuda_graph=True)["enable_cuda_graph"] == "1"
+    options = onnxruntime_engine.cuda_options(HostMemory(1), precision="tf32", cuda_graph=False)
+    assert (options["device_id"], options["user_compute_stream"]) == ("1", "77")
+    switches = ("use_tf32", "prefer_nhwc", "enable_cuda_graph")
+    assert [options[name] for name in switches] == ["1", "0", "0"]
+    options = onnxruntime_engine.cuda_options(HostMemory(), precision="fp16", cuda_graph=True)
+    assert [options[name] for name in switches] == ["0", "1", "1"]
     folders = {"engines": tmp_path / "a", "timings": tmp_path / "b"}
-    options = onnxruntime_engine.tensorrt_options(bundle, 2, precision="fp16", **folders)
+    options = onnxruntime_engine.tensorrt_options(bundle, HostMemory(2), precision="fp16", **folders)
     assert options == {
         "device_id": "2",
+        "user_compute_stream": "77",
         "trt_fp16_enable": "1",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(tmp_path / "a"),
@@ -423,7 +476,7 @@ def test_provider_options(bundle, tmp_path):
         "trt_profile_opt_shapes": "image:16x64x64x3",
         "trt_profile_max_shapes": "image:16x64x64x3",
     }
-    options = onnxruntime_engine.tensorrt_options(bundle, 0, precision="fp32", **folders)
+    options = onnxruntime_engine.tensorrt_options(bundle, HostMemory(), precision="fp32", **folders)
     assert options["trt_fp16_enable"] == "0"
 
 

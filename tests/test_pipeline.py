@@ -13,7 +13,7 @@ from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform, label
 from nucfast.pipeline import segment
-from nucfast.pipeline.cover import cover
+from nucfast.pipeline.cover import GPU_PARTS, cover
 from nucfast.pipeline.grid import Window, regions
 from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.slide_run import plan, run_regions
@@ -248,6 +248,21 @@ def test_tiles_follow_the_tissue_and_else_are_alike():
     )
     seen = [sum(t.seen.height * t.seen.width for t in tiles) for tiles in (everywhere, diagonal)]
     assert seen[1] < 0.25 * seen[0]
+
+
+def test_a_gpu_gets_tiles_of_one_shape():
+    """Wherever the tissue lies, if the image is larger than a tile; and nothing wanted is left out."""
+    image, bundle = Window(0, 0, 4000, 4800), replace(make_bundle(), tile_px=1024, margin_px=64)
+    spots = np.random.default_rng(3).uniform(0, 4000, (9, 2))
+
+    def wanted(part: Window) -> bool:
+        return any(part.top <= y < part.bottom and part.left <= x < part.right for y, x in spots)
+
+    tiles = cover(image, image, bundle, wanted=wanted, parts=GPU_PARTS)
+    assert {tile.seen.size for tile in tiles} == {(1024, 1024)}
+    for y, x in spots:
+        inside = [t for t in tiles if t.kept.top <= y < t.kept.bottom and t.kept.left <= x < t.kept.right]
+        assert len(inside) == 1
 
 
 def test_tiles_have_few_shapes_however_the_tissue_lies():

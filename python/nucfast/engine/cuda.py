@@ -17,6 +17,10 @@ from nucfast.errors import EngineError
 _PART_BYTES = 4 << 20  # what one thread copies in half a millisecond
 _MAX_COPIERS = 8
 _TF32_COMPUTE_CAPABILITY = 8  # Ampere
+_CHUNKS = 4  # of a batch: one is computed while the one before comes back and the next is copied
+_CHUNK_PX = 1 << 21  # fewer do not fill a GPU
+_ALIGNMENT = 256  # bytes, as of memory that the driver gives
+_EVENT_DISABLE_TIMING = 2
 
 
 def cuda_device_count() -> int:
@@ -68,6 +72,13 @@ def begin_copy(target: NDArray[np.uint8], source: NDArray[np.uint8]) -> list[tup
     return [(source[part].nbytes, _copiers().submit(np.copyto, target[part], source[part])) for part in parts]
 
 
+def chunk_length(shape: tuple[int, ...]) -> int:
+    """How many of (N, H, W, 3) tiles to compute at once."""
+    count, height, width, _ = shape
+    least = -(-_CHUNK_PX // max(1, height * width))
+    return min(count, max(least, -(-count // _CHUNKS)))
+
+
 class CudaDevice:
     """A device with a stream, and buffers in pairs: page-locked memory here, memory there.
 
@@ -81,7 +92,7 @@ class CudaDevice:
     Attributes:
         name: the device's, such as "NVIDIA H200".
         has_tf32: whether its convolutions can round their inputs to TF32.
-        stream: address of the stream that copies are ordered in.
+        stream: address of the stream that computes.
 
     Raises:
         EngineError: there is no such device, or the driver fails.
@@ -91,7 +102,7 @@ class CudaDevice:
         check_device(index, asked)
         self.index = index
         self._driver = ctypes.CDLL("libcuda.so.1")
-        device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+        device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(device), index)
         name = ctypes.create_string_buffer(100)
         self._call("cuDeviceGetName", name, len(name), device)
@@ -103,47 +114,66 @@ class CudaDevice:
         # The context that the CUDA libraries use too, so that they know its addresses.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.enter()
-        self._call("cuStreamCreate", ctypes.byref(stream), 0)
-        self.stream = stream.value or 0
+        # 1: CU_STREAM_NON_BLOCKING, so that none of them waits for what others do in the default stream.
+        self.stream, self._to_device, self._from_device = (self._made("cuStreamCreate", 1) for _ in range(3))
+        self._order = self._made("cuEventCreate", _EVENT_DISABLE_TIMING)
+        self._done: list[int] = []
         self._buffers: dict[Hashable, tuple[NDArray[np.uint8], int]] = {}
 
     def run(
         self,
         tiles: NDArray[np.uint8],
         maps: Mapping[str, NDArray[np.uint8]],
-        compute: Callable[[int, dict[str, int]], None],
+        compute: Callable[[int, int, dict[str, int]], None],
         *,
         group: Hashable = None,
+        at_once: bool = False,
     ) -> None:
-        """Move tiles to the device, compute, and move the maps back.
+        """Move tiles to the device, compute, and move the maps back: all three at a time where tiles are many.
 
         Args:
-            tiles: uint8, any shape.
-            maps: filled; uint8.
-            compute: given the address of the tiles and the addresses for the maps by name, it computes in
-                ``stream``, or in another once ``wait`` has returned, which it then waits for.
+            tiles: uint8, (N, H, W, 3).
+            maps: filled; uint8, (N, h, w, C).
+            compute: given how many tiles, the address of the first and the addresses for their maps by name,
+                it begins to compute in ``stream``.
             group: calls of one group whose arrays have the same sizes use the same addresses.
+            at_once: compute all tiles by one call.
         """
         self.enter()
-        host, source = self.buffers((group, None), tiles.nbytes)
-        offset = 0
-        # Each part is on its way while the next ones are copied.
-        for size, copied in begin_copy(host[: tiles.nbytes].reshape(tiles.shape), tiles):
-            copied.result()
-            self.upload(source + offset, host[offset:], size)
-            offset += size
-        pairs = {name: self.buffers((group, name), target.nbytes) for name, target in maps.items()}
-        compute(source, {name: address for name, (_, address) in pairs.items()})
-        for name, (host, address) in pairs.items():
-            self.download(host, address, maps[name].nbytes)
-        self.wait()
-        copies = [
-            copied
-            for name, target in maps.items()
-            for _, copied in begin_copy(target, pairs[name][0][: target.nbytes].reshape(target.shape))
-        ]
-        for copied in copies:
-            copied.result()
+        count = len(tiles) if at_once else chunk_length(tiles.shape)
+        source = _Mirrored(self, (group, None), tiles, count)
+        targets = {name: _Mirrored(self, (group, name), target, count) for name, target in maps.items()}
+        chunks = range(-(-len(tiles) // count)) if count else range(0)
+        copies = [begin_copy(source.here(chunk), source.part(chunk)) for chunk in chunks]
+        try:
+            for chunk in chunks:
+                offset, here = 0, source.here(chunk).reshape(-1)
+                # Each part is on its way while the next ones are copied.
+                for size, copied in copies[chunk]:
+                    copied.result()
+                    self.upload(source.address(chunk) + offset, here[offset:], size)
+                    offset += size
+                self.compute_after_uploads()
+                addresses = {name: target.address(chunk) for name, target in targets.items()}
+                compute(len(source.part(chunk)), source.address(chunk), addresses)
+                self.download_after_compute()
+                for target in targets.values():
+                    self.download(target.here(chunk), target.address(chunk), target.here(chunk).nbytes)
+                self.mark(chunk)
+            for chunk in chunks:
+                self.reach(chunk)
+                copies += [begin_copy(target.part(chunk), target.here(chunk)) for target in targets.values()]
+        finally:
+            # Nothing may still be using buffers or arrays, not even after a failure.
+            for _, copied in (part for parts in copies for part in parts):
+                copied.result()
+            self.wait()
+
+    def _made(self, function: str, flags: int) -> int:
+        """The address of a stream or event."""
+        made = ctypes.c_void_p()
+        self._call(function, ctypes.byref(made), flags)
+        return made.value or 0
 
     def _call(self, function: str, *arguments: Any) -> None:
         code = getattr(self._driver, function)(*arguments)
@@ -171,14 +201,59 @@ class CudaDevice:
 
     def upload(self, device: int, host: NDArray[np.uint8], size: int) -> None:
         """Begin to copy to the device."""
-        source, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self.stream)
+        source, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self._to_device)
         self._call("cuMemcpyHtoDAsync_v2", ctypes.c_void_p(device), source, ctypes.c_size_t(size), stream)
 
     def download(self, host: NDArray[np.uint8], device: int, size: int) -> None:
         """Begin to copy from the device."""
-        target, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self.stream)
+        target, stream = ctypes.c_void_p(host.ctypes.data), ctypes.c_void_p(self._from_device)
         self._call("cuMemcpyDtoHAsync_v2", target, ctypes.c_void_p(device), ctypes.c_size_t(size), stream)
+
+    def compute_after_uploads(self) -> None:
+        """What is computed from now on waits for the uploads so far."""
+        self._follow(self._to_device, self.stream)
+
+    def download_after_compute(self) -> None:
+        """Downloads from now on wait for what is being computed."""
+        self._follow(self.stream, self._from_device)
+
+    def _follow(self, first: int, second: int) -> None:
+        order = ctypes.c_void_p(self._order)
+        self._call("cuEventRecord", order, ctypes.c_void_p(first))
+        self._call("cuStreamWaitEvent", ctypes.c_void_p(second), order, 0)
+
+    def mark(self, number: int) -> None:
+        """Remember the downloads so far for ``reach``."""
+        while len(self._done) <= number:
+            self._done.append(self._made("cuEventCreate", _EVENT_DISABLE_TIMING))
+        self._call("cuEventRecord", ctypes.c_void_p(self._done[number]), ctypes.c_void_p(self._from_device))
+
+    def reach(self, number: int) -> None:
+        """Return once what was marked with this number is done."""
+        self._call("cuEventSynchronize", ctypes.c_void_p(self._done[number]))
 
     def wait(self) -> None:
         """Return once all that was begun is done."""
-        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+        for stream in (self._to_device, self.stream, self._from_device):
+            self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+
+class _Mirrored:
+    """An array with its counterparts here, page-locked, and on the device, in chunks of ``count`` along N."""
+
+    def __init__(self, device: CudaDevice, key: Hashable, array: NDArray[np.uint8], count: int) -> None:
+        self._array, self._count = array, count
+        each = array[:count].nbytes
+        self._step = -(-each // _ALIGNMENT) * _ALIGNMENT
+        chunks = -(-len(array) // count) if count else 0
+        self._host, self._address = device.buffers(key, chunks * self._step)
+
+    def part(self, chunk: int) -> NDArray[np.uint8]:
+        return self._array[chunk * self._count : (chunk + 1) * self._count]
+
+    def here(self, chunk: int) -> NDArray[np.uint8]:
+        part, start = self.part(chunk), chunk * self._step
+        return self._host[start : start + part.nbytes].reshape(part.shape)
+
+    def address(self, chunk: int) -> int:
+        return self._address + chunk * self._step

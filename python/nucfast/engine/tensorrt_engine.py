@@ -196,8 +196,8 @@ class TensorRtEngine:
     def _run_batch(self, tiles: NDArray[np.uint8], maps: Maps) -> None:
         context, name = self._context, self.bundle.input_name
 
-        def compute(source: int, targets: dict[str, int]) -> None:
-            if not context.set_input_shape(name, tiles.shape):
+        def compute(count: int, source: int, targets: dict[str, int]) -> None:
+            if not context.set_input_shape(name, (count, *tiles.shape[1:])):
                 raise too_large(self.bundle, self.name, tiles.shape)
             for port, address in (targets | {name: source}).items():
                 context.set_tensor_address(port, address)

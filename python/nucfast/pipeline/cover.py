@@ -13,7 +13,8 @@ from nucfast.pipeline.grid import Window
 
 # The sides of what is kept of a tile are so many parts of the largest, or fewer: enough to follow the tissue.
 # More make more shapes of tiles, each of which costs an engine up to two megapixels' time when it is new.
-_PARTS = 4
+CPU_PARTS = 4
+GPU_PARTS = 1  # a new shape costs a GPU a hundred megapixels' time
 
 # What a tile costs beside its pixels, in pixels, with its share of the time that new shapes take.
 _TILE_COST_PX = 1 << 18
@@ -28,7 +29,12 @@ class Tile:
 
 
 def cover(
-    kept: Window, image: Window, bundle: Bundle, *, wanted: Callable[[Window], bool] | None = None
+    kept: Window,
+    image: Window,
+    bundle: Bundle,
+    *,
+    wanted: Callable[[Window], bool] | None = None,
+    parts: int = CPU_PARTS,
 ) -> list[Tile]:
     """Tiles of at most ``bundle.tile_px`` whose kept parts hold all that is wanted, each pixel once.
 
@@ -42,6 +48,7 @@ def cover(
         image: what there is to see, in the same pixels; holds ``kept``, starts and ends at whole strides.
         bundle: tile size, margin and stride.
         wanted: says of a part of ``kept`` whether it is wanted; None: all is.
+        parts: how many lengths the sides of tiles may have.
 
     Returns:
         The tiles, those of one size one after another.
@@ -49,7 +56,7 @@ def cover(
     stride = bundle.stride_px
     margin = -(-bundle.margin_px // stride) * stride
     most = bundle.tile_px - 2 * margin
-    cell = max(stride, most // _PARTS // stride * stride)
+    cell = max(stride, most // parts // stride * stride)
     tops = np.append(np.arange(kept.top, kept.bottom, cell), kept.bottom)
     lefts = np.append(np.arange(kept.left, kept.right, cell), kept.right)
     cells = np.ones((len(tops) - 1, len(lefts) - 1), bool)

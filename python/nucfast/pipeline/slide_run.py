@@ -14,7 +14,7 @@ from nucfast.engine import Bundle, Engine
 from nucfast.errors import SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.area import Area
-from nucfast.pipeline.cover import Tile, cover
+from nucfast.pipeline.cover import CPU_PARTS, GPU_PARTS, Tile, cover
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
 from nucfast.pipeline.maps import Maps, predict_maps
@@ -182,7 +182,9 @@ class RegionTask:
             # At the slide's end the last stride is not whole.
             height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
             inside = region.decoded.shifted(-window.top, -window.left)
-            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=self._wanted(region))
+            parts = CPU_PARTS if self.engine.device == "cpu" else GPU_PARTS
+            sight = Window(0, 0, height, width)
+            tiles = cover(inside, sight, bundle, wanted=self._wanted(region), parts=parts)
             image = self.slide.read_scaled(
                 window.left * scale,
                 window.top * scale,
