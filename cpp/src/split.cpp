@@ -4,10 +4,12 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "nucfast/bits.hpp"
 #include "nucfast/components.hpp"
 #include "nucfast/dispatch.hpp"
 
@@ -33,6 +35,7 @@ void for_each_run(const Runs& mask, const Body& body) {
 // code. A candidate is 16 * height + code: its maximum is the highest neighbour, ties broken, and says which
 // it is.
 constexpr int kCodes = 9;
+constexpr int kItself = 4;
 constexpr std::int16_t kMaskedOut = -256;
 
 NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here,
@@ -53,7 +56,10 @@ NUCFAST_VARIANTS(void, find_highest,
                   std::ptrdiff_t count, std::int16_t* highest),
                  (above, here, below, count, highest))
 
-void climb(Plane<const std::uint8_t> height, const Runs& mask, Plane<Label> pointers) {
+// Fills `pointers` with -1 - basin for pixels from which the way up leads up and left only in the image, with
+// pointers for others, and returns the summit of each basin.
+std::vector<Label> climb(Plane<const std::uint8_t> height, const Runs& mask, Plane<Label> pointers) {
+    std::vector<Label> summits;
     const std::ptrdiff_t cols = height.cols;
     std::array<Label, kCodes> offset{};
     for (int code = 0; code < kCodes; ++code) {
@@ -86,40 +92,52 @@ void climb(Plane<const std::uint8_t> height, const Runs& mask, Plane<Label> poin
             find_highest(rows[(r + 2) % 3].data() + at, rows[r % 3].data() + at,
                          rows[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
             for (auto c = run.begin; c < run.end; ++c) {
-                out[c] = first + c + offset[highest[c - run.begin] & 15];
+                const int code = highest[c - run.begin] & 15;
+                const Label next = first + c + offset[code];
+                if (code == kItself) {
+                    out[c] = -1 - static_cast<Label>(summits.size());
+                    summits.push_back(next - 1);
+                    continue;
+                }
+                // What comes later in raster order is not known yet; here there is still kOutside.
+                const Label basin = pointers.data[code > kItself ? next - 1 : first + c];
+                out[c] = basin < 0 ? basin : next;
             }
         }
     }
+    return summits;
 }
 
-// Replaces pointers by basins and returns the summit of each basin. Every pixel is walked over once and
-// written once: a walk ends where an earlier one has been.
-std::vector<Label> follow(const Runs& mask, Plane<Label> pointers) {
-    std::vector<Label> summits;
+// Replaces the pointers by basins. In reverse raster order most pixels point to where a basin is known
+// already; from others the way is walked, once. Calls `done(row)` when all basins from that row on are known.
+template <typename Done>
+void follow(const Runs& mask, Plane<Label> pointers, const Done& done) {
     std::vector<Label> path(64);
     Label* const pointer = pointers.data;
-    for_each_run(mask, [&](std::ptrdiff_t r, Run run) {
+    for (std::ptrdiff_t r = pointers.rows; r-- > 0;) {
         const auto first = static_cast<Label>(r * pointers.cols);
-        for (Label start = first + run.begin; start < first + run.end; ++start) {
-            // A walk ends at a summit or, most often at once, where an earlier one has been.
-            Label here = start;
-            Label next = pointer[here];
-            std::size_t steps = 0;
-            while (next >= 0 && next != here + 1) {
-                if (steps == path.size()) path.resize(2 * steps);
-                path[steps++] = here;
-                here = next - 1;
-                next = pointer[here];
+        for (auto i = mask.row_begin[r + 1]; i-- > mask.row_begin[r];) {
+            for (Label start = first + mask.runs[i].end; start-- > first + mask.runs[i].begin;) {
+                Label next = pointer[start];
+                if (next < 0) continue;
+                const Label basin = pointer[next - 1];
+                if (basin < 0) {
+                    pointer[start] = basin;
+                    continue;
+                }
+                Label here = start;
+                std::size_t steps = 0;
+                while (next >= 0) {
+                    if (steps == path.size()) path.resize(2 * steps);
+                    path[steps++] = here;
+                    here = next - 1;
+                    next = pointer[here];
+                }
+                for (std::size_t k = 0; k < steps; ++k) pointer[path[k]] = next;
             }
-            if (next >= 0) {
-                next = -1 - static_cast<Label>(summits.size());
-                pointer[here] = next;
-                summits.push_back(here);
-            }
-            for (std::size_t i = 0; i < steps; ++i) pointer[path[i]] = next;
         }
-    });
-    return summits;
+        done(r);
+    }
 }
 
 // Two basins that share an edge; a < b.
@@ -182,21 +200,31 @@ class SaddleTable {
     std::size_t last_ = 0;
 };
 
-SaddleTable find_saddles(Plane<const std::uint8_t> height, const Runs& mask, Plane<const Label> basins) {
-    SaddleTable table;
+// Adds the saddles within a row and between it and the next.
+void find_saddles(Plane<const std::uint8_t> height, Plane<const Label> basins, std::ptrdiff_t r,
+                  SaddleTable& table) {
     const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
-        if (basin != other && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
+        if (basin != kOutside && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
     };
-    for_each_run(mask, [&](std::ptrdiff_t r, Run run) {
-        const Label* const basin = basins.row(r);
-        const std::uint8_t* const h = height.row(r);
-        for (std::ptrdiff_t c = run.begin + 1; c < run.end; ++c) look(basin[c], basin[c - 1], h[c], h[c - 1]);
-        if (r == 0) return;
-        const Label* const above = basins.row(r - 1);
-        const std::uint8_t* const g = height.row(r - 1);
-        for (std::ptrdiff_t c = run.begin; c < run.end; ++c) look(basin[c], above[c], h[c], g[c]);
-    });
-    return table;
+    const Label* const basin = basins.row(r);
+    const std::uint8_t* const h = height.row(r);
+    for (std::ptrdiff_t first = 0; first < basins.cols; first += kBits) {
+        const std::ptrdiff_t count = std::min(kBits, basins.cols - first);
+        const std::ptrdiff_t second = std::max<std::ptrdiff_t>(first, 1);
+        Word differ = differing_bits(basin + second, basin + second - 1, first + count - second);
+        for (; differ != 0; differ &= differ - 1) {
+            const std::ptrdiff_t c = second + count_zeros(differ);
+            look(basin[c], basin[c - 1], h[c], h[c - 1]);
+        }
+        if (r + 1 == basins.rows) continue;
+        const Label* const below = basins.row(r + 1);
+        const std::uint8_t* const g = height.row(r + 1);
+        differ = differing_bits(basin + first, below + first, count);
+        for (; differ != 0; differ &= differ - 1) {
+            const std::ptrdiff_t c = first + count_zeros(differ);
+            look(basin[c], below[c], h[c], g[c]);
+        }
+    }
 }
 
 // The basin that stands for each basin's group.
@@ -267,16 +295,22 @@ Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
 }
 
 // Steps 1 and 2: fills `basins` with -1 - basin where there are runs, and returns the group of each basin.
+// Calls `visit(row, number of basins)` when the row's basins are known.
+template <typename Visit>
 std::vector<Label> groups_of(Plane<const std::uint8_t> height, const Runs& runs, int min_rise,
-                             Plane<Label> basins) {
-    climb(height, runs, basins);
-    const std::vector<Label> summits = follow(runs, basins);
-    const SaddleTable table = find_saddles(height, runs, {basins.data, basins.rows, basins.cols});
+                             Plane<Label> basins, const Visit& visit) {
+    const std::vector<Label> summits = climb(height, runs, basins);
+    SaddleTable table;
+    follow(runs, basins, [&](std::ptrdiff_t r) {
+        find_saddles(height, {basins.data, basins.rows, basins.cols}, r, table);
+        visit(r, summits.size());
+    });
     return join(height, summits, table.saddles(), min_rise);
 }
 
 Label split_runs(Plane<const std::uint8_t> height, const Runs& runs, int min_rise, Plane<Label> nuclei) {
-    const std::vector<Label> group = groups_of(height, runs, min_rise, nuclei);
+    const std::vector<Label> group =
+        groups_of(height, runs, min_rise, nuclei, [](std::ptrdiff_t, std::size_t) {});
     for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
         Label* const row = nuclei.row(r);
         for (auto c = run.begin; c < run.end; ++c) row[c] = group[-1 - row[c]] + 1;
@@ -284,19 +318,24 @@ Label split_runs(Plane<const std::uint8_t> height, const Runs& runs, int min_ris
     return keep_largest_parts(nuclei, group.size());
 }
 
-// Keeps the pixels of each group that have at least `share` of its highest probability.
-void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const Label> basins,
-                  const std::vector<Label>& group, double share, const Runs& runs, Plane<std::uint8_t> mask) {
+// Keeps the pixels of each group that have at least `share` of its highest probability. Fills `basins`.
+void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, int min_rise,
+                  double share, Plane<std::uint8_t> mask, Plane<Label> basins) {
+    const Runs runs = mask_runs({mask.data, mask.rows, mask.cols});
     // Of basins, which are looked up once, and then of groups.
-    std::vector<std::uint8_t> highest(group.size(), 0);
-    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
-        const Label* const basin = basins.row(r);
-        const std::uint8_t* const p = probability.row(r);
-        for (auto c = run.begin; c < run.end; ++c) {
-            std::uint8_t& peak = highest[-1 - basin[c]];
-            if (p[c] > peak) peak = p[c];  // seldom: no store for the next load to wait for
-        }
-    });
+    std::vector<std::uint8_t> highest;
+    const std::vector<Label> group =
+        groups_of(height, runs, min_rise, basins, [&](std::ptrdiff_t r, std::size_t count) {
+            highest.resize(count);
+            const Label* const basin = basins.row(r);
+            const std::uint8_t* const p = probability.row(r);
+            for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+                for (auto c = runs.runs[i].begin; c < runs.runs[i].end; ++c) {
+                    std::uint8_t& peak = highest[-1 - basin[c]];
+                    if (p[c] > peak) peak = p[c];  // seldom: no store for the next load to wait for
+                }
+            }
+        });
     for (std::size_t i = 0; i < group.size(); ++i) {
         highest[group[i]] = std::max(highest[group[i]], highest[i]);
     }
@@ -346,24 +385,44 @@ void expect_size(Plane<Label> nuclei, const char* name) {
     }
 }
 
+// `sums` holds one more than the columns at either end.
+NUCFAST_INLINE void smooth_row_body(const std::uint8_t* above, const std::uint8_t* here,
+                                    const std::uint8_t* below, std::ptrdiff_t cols, std::uint16_t* sums,
+                                    std::uint8_t* to) {
+    for (std::ptrdiff_t c = 0; c < cols; ++c) {
+        sums[c + 1] = static_cast<std::uint16_t>(above[c] + 2 * here[c] + below[c]);
+    }
+    sums[0] = sums[1];
+    sums[cols + 1] = sums[cols];
+    for (std::ptrdiff_t c = 0; c < cols; ++c) {
+        to[c] = static_cast<std::uint8_t>((sums[c] + 2 * sums[c + 1] + sums[c + 2] + 8) >> 4);
+    }
+}
+NUCFAST_VARIANTS(void, smooth_row,
+                 (const std::uint8_t* above, const std::uint8_t* here, const std::uint8_t* below,
+                  std::ptrdiff_t cols, std::uint16_t* sums, std::uint8_t* to),
+                 (above, here, below, cols, sums, to))
+
 // Convolves with (1 2 1) x (1 2 1) / 16, rounded; the edge is repeated outwards.
 void smooth(Plane<const std::uint8_t> height, Plane<std::uint8_t> out) {
     std::vector<std::uint16_t> sums(static_cast<std::size_t>(height.cols) + 2);  // of three rows
     for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
-        const std::uint8_t* above = height.row(std::max<std::ptrdiff_t>(r - 1, 0));
-        const std::uint8_t* here = height.row(r);
-        const std::uint8_t* below = height.row(std::min(r + 1, height.rows - 1));
-        for (std::ptrdiff_t c = 0; c < height.cols; ++c) {
-            sums[c + 1] = static_cast<std::uint16_t>(above[c] + 2 * here[c] + below[c]);
-        }
-        sums.front() = sums[1];
-        sums.back() = sums[height.cols];
-        std::uint8_t* to = out.row(r);
-        for (std::ptrdiff_t c = 0; c < height.cols; ++c) {
-            to[c] = static_cast<std::uint8_t>((sums[c] + 2 * sums[c + 1] + sums[c + 2] + 8) >> 4);
-        }
+        smooth_row(height.row(std::max<std::ptrdiff_t>(r - 1, 0)), height.row(r),
+                   height.row(std::min(r + 1, height.rows - 1)), height.cols, sums.data(), out.row(r));
     }
 }
+
+// An image whose pixels are written before they are read.
+struct Scratch {
+    explicit Scratch(Plane<Label> like)
+        : bytes(new std::uint8_t[static_cast<std::size_t>(like.size())]),
+          plane{bytes.get(), like.rows, like.cols} {}
+
+    Plane<const std::uint8_t> view() const { return {plane.data, plane.rows, plane.cols}; }
+
+    std::unique_ptr<std::uint8_t[]> bytes;
+    Plane<std::uint8_t> plane;
+};
 
 }  // namespace
 
@@ -381,23 +440,19 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
                   const NucleiSettings& settings, Plane<Label> nuclei) {
     expect_size(nuclei, "probability");
     if (nuclei.size() == 0) return 0;
-    std::vector<std::uint8_t> inside(static_cast<std::size_t>(nuclei.size()));
-    const Plane<std::uint8_t> mask{inside.data(), nuclei.rows, nuclei.cols};
+    const Scratch inside(nuclei);
+    const Plane<std::uint8_t> mask = inside.plane;
     for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
         mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= settings.threshold);
     }
-    const Plane<const std::uint8_t> found{inside.data(), nuclei.rows, nuclei.cols};
-    std::vector<std::uint8_t> smoothed(inside.size());
-    smooth(height, {smoothed.data(), nuclei.rows, nuclei.cols});
-    const Plane<const std::uint8_t> hills{smoothed.data(), nuclei.rows, nuclei.cols};
+    const Scratch smoothed(nuclei);
+    smooth(height, smoothed.plane);
+    const Plane<const std::uint8_t> hills = smoothed.view();
     if (settings.peak_share > 0) {
-        const Runs runs = mask_runs(found);
-        const std::vector<Label> group = groups_of(hills, runs, settings.min_rise, nuclei);
-        cut_to_peaks(probability, {nuclei.data, nuclei.rows, nuclei.cols}, group, settings.peak_share, runs,
-                     mask);
+        cut_to_peaks(probability, hills, settings.min_rise, settings.peak_share, mask, nuclei);
     }
     fill_holes(settings.max_hole_px, mask);
-    return split_runs(hills, mask_runs(found), settings.min_rise, nuclei);
+    return split_runs(hills, mask_runs(inside.view()), settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast
