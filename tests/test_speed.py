@@ -48,19 +48,22 @@ def test_several_engines_are_one(bundle, count):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "any_sums", "small_sums"),
     [
-        ("flags\t\t: fpu avx2 avx_vnni\n", True),
-        ("flags\t\t: fpu avx2 avx512f\n", False),
-        ("Features\t: fp asimd asimddp\n", True),
-        ("", False),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True, True),
+        ("flags\t\t: fpu avx2 avx512f\n", False, True),
+        ("flags\t\t: fpu avx\n", False, False),
+        ("Features\t: fp asimd asimddp\n", True, True),
+        ("Features\t: fp asimd\n", False, False),
+        ("", False, False),
     ],
 )
-def test_int8_by_processor(tmp_path, text, expected):
+def test_int8_by_processor(tmp_path, text, any_sums, small_sums):
     path = tmp_path / "cpuinfo"
     path.write_text(text)
-    assert has_int8(path) is expected
-    assert has_int8(tmp_path / "missing") is False
+    assert has_int8(cpuinfo=path) is any_sums
+    assert has_int8(overflow_free=True, cpuinfo=path) is small_sums
+    assert has_int8(overflow_free=True, cpuinfo=tmp_path / "missing") is False
 
 
 class TestTensorRtRtx:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.testing import assert_allclose
 from PIL import Image
 
 from nucfast.cli import group
@@ -20,12 +21,12 @@ pytest.importorskip("torch", reason="exporting needs PyTorch")
 pytest.importorskip("onnxruntime", reason="files are checked with ONNX Runtime")
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from nucfast_export import ExportError, variants
 from nucfast_export.export import _to_onnx
 from nucfast_export.graph import fuse_rounding, plain_outputs
-from nucfast_export.quantize import quantize
+from nucfast_export.quantize import largest_pair, quantize
 from nucfast_export.variants import add_variant, half
 from nucfast_export.wrapper import ExportNetwork
 from nucfast_training.networks import build_network
@@ -93,14 +94,154 @@ def test_int8_runs(with_int8, engine):
     ("native", "expected"), [(True, "int8"), (False, "bf16" if cpu_has_bf16() else "fp32")]
 )
 def test_auto_precision(with_int8, monkeypatch, native, expected):
-    monkeypatch.setattr(create_module, "has_int8", lambda: native)
+    monkeypatch.setattr(create_module, "has_int8", lambda *, overflow_free: native and overflow_free)
     assert create_engine(with_int8.bundle, device="cpu").precision == expected
     assert create_engine(with_int8.bundle, device="cpu", precision="fp32").precision == "fp32"
 
 
 def test_auto_without_a_file(bundle, monkeypatch):
-    monkeypatch.setattr(create_module, "has_int8", lambda: True)
+    monkeypatch.setattr(create_module, "has_int8", lambda **_: True)
     assert create_engine(bundle, device="cpu").precision != "int8"
+
+
+def test_int8_of_earlier_releases_needs_dot_products(with_int8, monkeypatch):
+    """Their sums may not fit into 16 bits, and the files do not say that they do."""
+    (variant,) = with_int8.bundle.variants
+    assert variant.details["overflow_free"] is True
+    details = {name: value for name, value in variant.details.items() if name != "overflow_free"}
+    older = replace(with_int8.bundle, variants=(replace(variant, details=details),))
+    monkeypatch.setattr(create_module, "has_int8", lambda *, overflow_free: overflow_free)
+    assert create_engine(with_int8.bundle, device="cpu").precision == "int8"
+    assert create_engine(older, device="cpu").precision != "int8"
+
+
+class TestSmallSums:
+    """No sum of two neighbouring products of int8 weights overflows 16 bits, and the weights are the same."""
+
+    @pytest.fixture
+    def model(self):
+        rng = np.random.default_rng(0)
+        kernel = rng.normal(size=(8, 8, 3, 3)).astype(np.float32)
+        kernel[0, 2:4, 1, 1] = 6.0  # together far above the limit
+        kernel[1, 2:4, 1, 1] = 6.0, -6.0  # these cancel out
+        kernel[2, 3:5, 1, 1] = 6.0  # these are not summed with each other
+        kernel[3] = 0
+        nodes = [
+            helper.make_node(
+                "Conv", ["x", "w", "b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="c"
+            ),
+            helper.make_node("Relu", ["c"], ["r"], name="r"),
+            helper.make_node("Mul", ["r", "one"], ["y"], name="m"),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "small",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 16, 16])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 16, 16])],
+            [
+                numpy_helper.from_array(kernel, "w"),
+                numpy_helper.from_array(rng.normal(60, 1, size=8).astype(np.float32), "b"),  # none below 0
+                numpy_helper.from_array(np.ones(1, np.float32), "one"),
+            ],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+    @pytest.fixture
+    def tiles(self):
+        tiles = [np.random.default_rng(i).random((1, 8, 16, 16)).astype(np.float32) for i in range(4)]
+        for tile in tiles:
+            tile[0, 2:4, :8] = 1.0  # the brightest, where weights are largest
+        return tiles
+
+    @pytest.fixture
+    def quantised(self, model, tiles):
+        return quantize(model, tiles)
+
+    def weights(self, quantised):
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+        return stored["w_quantized"].astype(int), stored["w_scale"], stored
+
+    def test_sums_fit(self, quantised):
+        levels, _, _ = self.weights(quantised)
+        for sign in (1, -1):
+            part = np.maximum(sign * levels, 0)
+            assert 255 * (part[:, 0::2] + part[:, 1::2]).max() < 1 << 15
+        assert abs(levels[1:3]).max(axis=(1, 2, 3)).min() >= 126  # nothing was given up there
+        assert levels[0].max() == 64
+
+    def test_weights_and_biases_are_the_same(self, model, quantised):
+        levels, scale, stored = self.weights(quantised)
+        kernel, bias, _ = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+        each = scale[:, None, None, None]
+        assert (np.abs(levels * each - kernel) <= 0.5001 * each).all()
+        step = stored["b_quantized_scale"]
+        # The mean of the input is about 0.6: what rounding may add to 72 weights is less than a step of each.
+        assert_allclose(stored["b_quantized"] * step, bias, atol=0.5 * 72 * scale.max() * 0.6)
+
+    def test_no_channel_is_shifted_in_the_mean(self, model, quantised, tiles):
+        from onnx.reference import ReferenceEvaluator
+
+        exact, rounded = (
+            np.mean(
+                [ReferenceEvaluator(graph).run(None, {"x": tile})[0] for tile in tiles], axis=(0, 1, 3, 4)
+            )
+            for graph in (model, quantised)
+        )
+        # Channel 3 has no weights: what differs there is the rounding of one value.
+        assert np.delete(np.abs(exact - rounded), 3).max() < 0.01
+
+    @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+    def test_engines_compute_what_the_graph_says(self, quantised, tiles, engine):
+        """The graph in floating point, as the reference does it, is what int8 must give on any processor."""
+        from onnx.reference import ReferenceEvaluator
+
+        (expected,) = ReferenceEvaluator(quantised).run(None, {"x": tiles[0]})
+        content = quantised.SerializeToString()
+        if engine == "onnxruntime":
+            import onnxruntime
+
+            (got,) = onnxruntime.InferenceSession(content).run(None, {"x": tiles[0]})
+        else:
+            import openvino
+
+            compiled = openvino.Core().compile_model(openvino.Core().read_model(content), "CPU")
+            got = compiled(tiles[0])[0]
+        step = expected[expected > 0].min()
+        assert np.abs(got - expected).max() <= 1.01 * step
+
+    def test_channels_that_are_no_multiple_of_four(self):
+        """Padding may put any two of them side by side."""
+        kernel = np.zeros((1, 3, 3, 3), np.int8)
+        kernel[0, 0, 0, 0], kernel[0, 2, 2, 2], kernel[0, 1, 1, 1] = 100, 90, -127
+        assert largest_pair(kernel).tolist() == [190]
+
+
+@pytest.mark.parametrize("name", ["he-accurate", "he-fast", "he-open", "micro-fast"])
+def test_shipped_int8_is_free_of_overflow(name):
+    bundle = load_bundle(name)
+    variant = bundle.variant("onnx", "int8")
+    assert variant.details["overflow_free"] is True
+    model = onnx.load_from_string(bundle.read_file(variant.file))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    maker = {node.output[0]: node for node in model.graph.node}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convs) > 10
+    for conv in convs:
+        levels = numpy_helper.to_array(stored[maker[conv.input[1]].input[0]])
+        assert largest_pair(levels).max() <= 128
+
+
+def test_calibration_on_several_sets(bundle, data, tmp_path, monkeypatch):
+    """Ranges come from all of them, the comparison from the one to check on."""
+    asked = []
+    real = variants.read_tiles
+    monkeypatch.setattr(
+        variants, "read_tiles", lambda folder, split, *rest: asked.append(split) or real(folder, split, *rest)
+    )
+    add_variant(
+        bundle, tmp_path / "tiny", format="onnx", precision="int8", data=data, calibrate=(data, data, data)
+    )
+    assert asked.count("train") == 3
 
 
 def test_openvino_files(bundle, data, tmp_path):

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, helper, numpy_helper
 
 from nucfast.errors import require
 from nucfast_export.graph import _Graph, plain_outputs, store_weights_as_fp32
 
 # Relu belongs to them: without it, its input is quantised as well, and OpenVINO fuses nothing.
+_MAX_PAIR = 128  # 255 * 128 fits into 16 bits
+
 OPERATORS = ("Conv", "Relu", "Add", "Resize")
 
 
@@ -31,7 +33,8 @@ def quantize(
 
     Args:
         model: from ``export_bundle``; not modified.
-        tiles: (1, h, w, 3) uint8 each, from the training data: they set the range of every activation.
+        tiles: (1, h, w, 3) uint8 each, from the training data: they set the range of every activation, and
+            the means by which biases make up for rounded weights.
         widest: the range of an activation is the widest of the tiles' ranges, not their mean. The mean is
             better where tiles are alike, since a single bright spot sets the widest and costs all other tiles
             levels; it cuts what only one kind of tile has, where there are several.
@@ -40,6 +43,7 @@ def quantize(
 
     Returns:
         A graph of QuantizeLinear and DequantizeLinear around the operators, one scale per channel of weights.
+        Unless symmetric, no sum of two products overflows 16 bits.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -87,8 +91,93 @@ def quantize(
     finally:
         root.setLevel(level)
     _keep_logits(quantized)
+    if not symmetric:
+        _keep_sums_small(quantized, plain)
+        _correct_biases(quantized, plain, tiles)
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
+
+
+def _keep_sums_small(model: onnx.ModelProto, plain: onnx.ModelProto) -> None:
+    """Scale weights so that no product of two neighbours overflows on processors without int8 dot products.
+
+    Those (x86 before VNNI) multiply two uint8 with two int8 and sum the products in 16 bits, which saturate:
+    255 * (v + w) must stay below 32768. Neighbours are input channels 2k and 2k + 1 of one output channel.
+    """
+    graph = _Graph(model)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    exact = _Graph(plain).constants
+    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
+        weights, *biases = (graph.maker[name] for name in conv.input[1:])
+        levels, scale = (graph.constants[name] for name in weights.input[:2])
+        source = exact[weights.input[0].removesuffix("_quantized")]
+        factor = np.ones_like(scale)
+        # Again, since what is rounded up may be above the limit.
+        while ((largest := largest_pair(levels)) > _MAX_PAIR).any():
+            factor *= np.maximum(1.0, largest / _MAX_PAIR)
+            step = (scale * factor).reshape(-1, *[1] * (levels.ndim - 1))
+            levels = np.clip(np.round(source / step), -127, 127).astype(np.int8)
+        _store(values[weights.input[0]], levels)
+        _store(values[weights.input[1]], scale * factor)
+        for bias in biases:
+            level, step = (graph.constants[name] for name in bias.input[:2])
+            _store(values[bias.input[0]], np.round(level / factor).astype(level.dtype))
+            _store(values[bias.input[1]], step * factor)
+
+
+def _correct_biases(
+    model: onnx.ModelProto, plain: onnx.ModelProto, tiles: Sequence[NDArray[np.generic]]
+) -> None:
+    """Take off each output channel what rounded weights add to it in the mean over the tiles.
+
+    Nagel et al.: Data-free quantization through weight equalization and bias correction, ICCV 2019.
+    """
+    import onnxruntime
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(plain)
+    port = plain.graph.input[0].name
+    inputs = {node.name: node.input[0] for node in plain.graph.node if node.op_type == "Conv"}
+    names = sorted(set(inputs.values()))
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name != port)
+    session = onnxruntime.InferenceSession(probe.SerializeToString())
+    made = [name for name in names if name != port]
+    sums = dict.fromkeys(names, 0.0)
+    for tile in tiles:
+        seen = {port: tile} | (dict(zip(made, session.run(made, {port: tile}), strict=True)) if made else {})
+        for name in names:
+            sums[name] = sums[name] + seen[name].mean(axis=(0, 2, 3))
+
+    graph = _Graph(model)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    exact = _Graph(plain).constants
+    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
+        weights, *biases = (graph.maker[name] for name in conv.input[1:])
+        mean = sums[inputs[conv.name]] / len(tiles)
+        levels, scale = (graph.constants[name] for name in weights.input[:2])
+        source = exact[weights.input[0].removesuffix("_quantized")]
+        added = levels * scale.reshape(-1, *[1] * (levels.ndim - 1)) - source
+        for bias in biases:
+            level, step = (graph.constants[name] for name in bias.input[:2])
+            shift = added.sum(axis=(2, 3)) @ mean
+            _store(values[bias.input[0]], np.round(level - shift / step).astype(level.dtype))
+
+
+def largest_pair(levels: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Of (out, in, ...) weights the largest sum, by magnitude, of two neighbours of one sign; (out,)."""
+    largest = np.zeros(len(levels), np.int32)
+    for sign in (1, -1):
+        part = np.maximum(sign * levels.astype(np.int32), 0)
+        if levels.shape[1] % 4:  # filled up to four, or mixed with other places: any two may be neighbours
+            pairs = np.sort(part.reshape(len(part), -1), axis=1)[:, -2:].sum(axis=1, keepdims=True)
+        else:
+            pairs = (part[:, 0::2] + part[:, 1::2]).reshape(len(part), -1)
+        largest = np.maximum(largest, pairs.max(axis=1))
+    return largest
+
+
+def _store(tensor: onnx.TensorProto, value: NDArray[Any]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
 def _keep_logits(model: onnx.ModelProto) -> None:

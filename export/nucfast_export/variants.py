@@ -37,7 +37,7 @@ FORMATS = {
 MAX_MEAN = {"fp32": 0.05, "fp16": 0.5, "bf16": 1.0, "int8": 2.0}
 # What a file may cost, on the validation images: PQ and AJI, each.
 MAX_LOSS = 0.005
-CALIBRATION_TILES = 24
+CALIBRATION_TILES = 16  # of each data set
 CHECK_TILES = 4
 TILE_PX = 512
 
@@ -68,6 +68,7 @@ def add_variant(
     format: str,
     precision: str,
     data: Path,
+    calibrate: Sequence[Path] = (),
     tile_px: int | None = None,
     batch: int | None = None,
 ) -> VariantReport:
@@ -80,8 +81,8 @@ def add_variant(
         directory: where to write the bundle with the file; the bundle's own directory adds it there.
         format: a key of ``FORMATS``.
         precision: one of its values.
-        data: a data set as for ``nucfast evaluate``. Its images of the split "train" set the ranges of int8,
-            those of "val" are what is compared.
+        data: a data set as for ``nucfast evaluate``, whose images of the split "val" are what is compared.
+        calibrate: data sets whose images of the split "train" set the ranges of int8; none: ``data``.
         tile_px: largest tile of a TensorRT engine; None: the bundle's.
         batch: largest batch of a TensorRT engine, and the one it is tuned for; None: what fits its buffers.
 
@@ -98,10 +99,12 @@ def add_variant(
     check_target(directory, overwrite=directory == bundle.path)
     tile_px = tile_px or bundle.tile_px
     batch = batch or largest_batch(tile_px)
-    details = {"library": _library(format)} if format != "onnx" else {}
+    details: dict[str, Any] = {"library": _library(format)} if format != "onnx" else {}
     if format.startswith("tensorrt"):
         details |= {"tile_px": str(tile_px), "batch": str(batch)}
-    make = partial(_make, bundle, format, precision, data, tile_px, batch)
+    elif precision == "int8":
+        details |= {"overflow_free": True}
+    make = partial(_make, bundle, format, precision, calibrate or (data,), tile_px, batch)
     check = partial(_check, bundle, format, precision, details, data)
     try:
         report, files = check(make())
@@ -192,7 +195,7 @@ def _make(
     bundle: Bundle,
     format: str,
     precision: str,
-    data: Path,
+    calibrate: Sequence[Path],
     tile_px: int,
     batch: int,
     *,
@@ -203,7 +206,7 @@ def _make(
     model = onnx.load_from_string(bundle.model_bytes())
     fuse_rounding(model)  # bundles of earlier releases are not written that way
     if precision == "int8":
-        tiles = read_tiles(data, "train", bundle, CALIBRATION_TILES)
+        tiles = [tile for data in calibrate for tile in read_tiles(data, "train", bundle, CALIBRATION_TILES)]
         model = quantize(model, tiles, widest=widest, symmetric=for_gpu)
     elif precision == "fp16":
         model = half(model)

@@ -34,7 +34,13 @@ WEIGHTS = "weights.safetensors"
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Data set to check on, as for `nucfast evaluate`; int8 also takes its ranges from it.",
+    help="Data set to check on, as for `nucfast evaluate`.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Data set from which int8 takes its ranges, again for each; default: that of --data.",
 )
 @click.option(
     "--recipe",
@@ -58,6 +64,7 @@ def command(
     precision: str,
     output: Path | None,
     data: Path | None,
+    calibrate: tuple[Path, ...],
     recipe: str | None,
     scores: tuple[Path, ...],
     tile_px: int | None,
@@ -102,7 +109,14 @@ def command(
     assert bundle.path is not None
     directory = output or bundle.path
     added = add_variant(
-        bundle, directory, format=format, precision=precision, data=data, tile_px=tile_px, batch=batch
+        bundle,
+        directory,
+        format=format,
+        precision=precision,
+        data=data,
+        calibrate=calibrate,
+        tile_px=tile_px,
+        batch=batch,
     )
     for row in added.differences:
         _say(row.engine, row.output, row.largest, row.mean)

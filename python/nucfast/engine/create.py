@@ -19,7 +19,8 @@ tensorrt-rtx          auto, cuda    TensorRT-RTX, likewise
 ``precision`` "auto":
 
 * on a CPU: int8 if the bundle has an int8 file (none is written that loses accuracy beyond the tolerance) and
-  the processor has int8 dot products; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
+  the processor has int8 dot products, or AVX2 and the file is overflow-free, as all are that this version
+  writes; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
 * on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
 
 ``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. What was
@@ -98,7 +99,9 @@ def create_engine(
         )
 
     if device == "cpu":
-        if precision == "auto" and has_int8() and bundle.variant("onnx", "int8") is not None:
+        quantised = bundle.variant("onnx", "int8")
+        fits = quantised is not None and bool(quantised.details.get("overflow_free"))
+        if precision == "auto" and quantised is not None and has_int8(overflow_free=fits):
             precision = "int8"
         if engine == "onnxruntime":
             return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads)

@@ -129,7 +129,7 @@ class CudaDevice:
         group: Hashable = None,
         at_once: bool = False,
     ) -> None:
-        """Move tiles to the device, compute, and move the maps back: all three at a time where tiles are many.
+        """Move tiles to the device, compute, and move the maps back, at a time where tiles are many.
 
         Args:
             tiles: uint8, (N, H, W, 3).
