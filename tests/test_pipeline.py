@@ -80,7 +80,7 @@ def image():
     return np.dstack([np.where(labels > 0, 255, 0), height, kind]).astype(np.uint8)
 
 
-def decode(image, bundle, *, region_px, mpp=None, batch=1, decoders=1, shuffle=None):
+def decode(image, bundle, *, region_px, mpp=None, batch=1, decoders=1, shuffle=None, engine=None):
     with open_slide(image, mpp=mpp) as slide:
         layout = plan(slide, bundle, region_px=region_px)
         todo = list(layout.regions)
@@ -90,7 +90,7 @@ def decode(image, bundle, *, region_px, mpp=None, batch=1, decoders=1, shuffle=N
             slide,
             layout,
             todo,
-            engine=KnownMaps(bundle),
+            engine=engine or KnownMaps(bundle),
             batch=batch,
             decoders=decoders,
             stages=Stages(),
@@ -248,6 +248,31 @@ def test_tiles_follow_the_tissue_and_else_are_alike():
     )
     seen = [sum(t.seen.height * t.seen.width for t in tiles) for tiles in (everywhere, diagonal)]
     assert seen[1] < 0.25 * seen[0]
+
+
+@pytest.mark.parametrize("region_px", [100, 257, 350, 640])
+def test_a_gpu_gets_tiles_of_one_shape_in_all_regions(image, one_region, region_px):
+    """Also where the last region is narrower than a tile, and with the same nuclei."""
+
+    shapes = set()
+
+    class OnGpu(KnownMaps):
+        def run(self, tiles, *, out=None):
+            shapes.add(tiles.shape[1:3])
+            return super().run(tiles, out=out)
+
+    bundle = make_bundle(tile_px=256, margin_px=32, halo_px=64)
+    engine = OnGpu(bundle, device="cuda:0")
+    assert_same(run(image, bundle, region_px=region_px, engine=engine), one_region)
+    assert shapes == {(256, 256)}
+
+
+def test_windows_grow_to_a_length():
+    within = Window(0, 0, 517, 643)
+    assert Window(64, 600, 517, 643).at_least(256, align_px=16, within=within) == Window(64, 376, 517, 643)
+    assert Window(0, 0, 40, 300).at_least(256, align_px=16, within=within) == Window(0, 0, 256, 300)
+    assert Window(16, 0, 40, 300).at_least(256, align_px=16, within=within) == Window(0, 0, 256, 300)
+    assert Window(16, 16, 40, 40).at_least(1000, align_px=16, within=within) == within
 
 
 def test_a_gpu_gets_tiles_of_one_shape():

@@ -43,6 +43,20 @@ class Window:
             min(-((-self.right - by_px) // align_px) * align_px, within.right),
         )
 
+    def at_least(self, side_px: int, *, align_px: int, within: Window) -> Window:
+        """Grown to sides of this length, upwards and to the left by multiples of ``align_px`` and else down and to
+        the right, as far as ``within`` reaches.
+        """
+
+        def grown(begin: int, end: int, low: int, high: int) -> tuple[int, int]:
+            missing = max(0, side_px - (end - begin))
+            begin = max(begin + -missing // align_px * align_px, low)
+            return begin, min(max(end, begin + side_px), high)
+
+        top, bottom = grown(self.top, self.bottom, within.top, within.bottom)
+        left, right = grown(self.left, self.right, within.left, within.right)
+        return Window(top, left, bottom, right)
+
 
 @dataclass(frozen=True)
 class Region:

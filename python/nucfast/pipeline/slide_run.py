@@ -158,8 +158,9 @@ def run_regions(
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen of a region: the pixels of ``region.read``, and which tiles of them the network needs."""
+    """What is seen of a region: the pixels of a window of the slide, and which tiles of them the network needs."""
 
+    window: Window
     image: NDArray[np.uint8]
     tiles: list[Tile]
 
@@ -176,15 +177,21 @@ class RegionTask:
     area: Area | None = None
 
     def read(self, region: Region) -> Sight:
-        """The pixels that the network needs; others of ``region.read`` may be left white."""
-        window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
+        """The pixels that the network needs; others of the window may be left white."""
+        scale, bundle = self.layout.scale, self.engine.bundle
+        window, parts = region.read, CPU_PARTS
+        if self.engine.device != "cpu":
+            whole = Window(0, 0, self.layout.height_px, self.layout.width_px)
+            window, parts = (
+                window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=whole),
+                GPU_PARTS,
+            )
         with self.stages.timed("read", window.height * window.width):
             # At the slide's end the last stride is not whole.
             height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
             inside = region.decoded.shifted(-window.top, -window.left)
-            parts = CPU_PARTS if self.engine.device == "cpu" else GPU_PARTS
-            sight = Window(0, 0, height, width)
-            tiles = cover(inside, sight, bundle, wanted=self._wanted(region), parts=parts)
+            wanted = self._wanted(window)
+            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=wanted, parts=parts)
             image = self.slide.read_scaled(
                 window.left * scale,
                 window.top * scale,
@@ -193,12 +200,12 @@ class RegionTask:
                 scale,
                 parts=[(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles],
             )
-        return Sight(image, tiles)
+        return Sight(window, image, tiles)
 
     def predict(self, region: Region, sight: Sight) -> Maps:
         """The network's maps over ``region.decoded``."""
         pixels = sum(tile.seen.height * tile.seen.width for tile in sight.tiles)
-        kept = region.decoded.shifted(-region.read.top, -region.read.left)
+        kept = region.decoded.shifted(-sight.window.top, -sight.window.left)
         with self.stages.timed("network", pixels):
             return predict_maps(self.engine, sight.image, sight.tiles, kept, batch=self.batch)
 
@@ -207,27 +214,27 @@ class RegionTask:
 
         Where one reaches past the halo, the region is done again with a larger one.
         """
-        decoded = self._decode(region, sight.image, maps)
+        decoded = self._decode(region, sight, maps)
         halo_px = self.engine.bundle.halo_px
         for factor in HALO_FACTORS:
             if not decoded.oversized:
                 break
             region = self.layout.with_halo(region, factor * halo_px, self.engine.bundle)
             sight = self.read(region)
-            decoded = self._decode(region, sight.image, self.predict(region, sight))
+            decoded = self._decode(region, sight, self.predict(region, sight))
         nuclei = decoded.nuclei
         cut = self._cut(nuclei, region.decoded) if decoded.oversized else []
         if self.area is not None:
             nuclei = nuclei[self.area.contains(nuclei.x, nuclei.y)]
         return replace(nuclei, meta={"oversized": sorted(set(cut) & set(nuclei.id.tolist()))})
 
-    def _decode(self, region: Region, image: NDArray[np.uint8], maps: Maps) -> Decoded:
+    def _decode(self, region: Region, sight: Sight, maps: Maps) -> Decoded:
         layout, window = self.layout, region.decoded
-        row, col = window.top - region.read.top, window.left - region.read.left
+        row, col = window.top - sight.window.top, window.left - sight.window.left
         with self.stages.timed("decode", window.height * window.width):
             return decode_region(
                 maps,
-                image[row : row + window.height, col : col + window.width],
+                sight.image[row : row + window.height, col : col + window.width],
                 region,
                 self.engine.bundle,
                 scale=layout.scale,
@@ -245,11 +252,11 @@ class RegionTask:
         ids: list[int] = nuclei.id[cut].tolist()
         return ids
 
-    def _wanted(self, region: Region) -> Callable[[Window], bool] | None:
-        """Whether a part of ``region.read`` can hold pixels of a wanted nucleus."""
+    def _wanted(self, corner: Window) -> Callable[[Window], bool] | None:
+        """Whether a part of what is seen from a corner on can hold pixels of a wanted nucleus."""
         if self.area is None:
             return None
-        area, scale, corner, halo = self.area, self.layout.scale, region.read, self.engine.bundle.halo_px
+        area, scale, halo = self.area, self.layout.scale, self.engine.bundle.halo_px
 
         def wanted(part: Window) -> bool:
             return area.any_in(
