@@ -44,8 +44,9 @@ class Window:
         )
 
     def at_least(self, side_px: int, *, align_px: int, within: Window) -> Window:
-        """Grown to sides of this length, upwards and to the left by multiples of ``align_px`` and else down and to
-        the right, as far as ``within`` reaches.
+        """Grown to sides of this length, as far as ``within`` reaches.
+
+        Upwards and to the left it grows by multiples of ``align_px``, and else the other way.
         """
 
         def grown(begin: int, end: int, low: int, high: int) -> tuple[int, int]:

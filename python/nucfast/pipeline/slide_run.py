@@ -158,7 +158,7 @@ def run_regions(
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen of a region: the pixels of a window of the slide, and which tiles of them the network needs."""
+    """What is seen of a region: pixels of a window of the slide, and which tiles the network needs."""
 
     window: Window
     image: NDArray[np.uint8]
