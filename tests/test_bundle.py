@@ -8,14 +8,16 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nucfast.engine import bundle as bundle_module
 from nucfast.engine import list_bundles, load_bundle, write_bundle
-from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, DecoderSpec, OutputSpec
+from nucfast.engine.bundle import MANIFEST, MODEL, Bundle, ClassScheme, DecoderSpec, OutputSpec, Variant
+from nucfast.engine.weights import with_half_weights
 from nucfast.errors import BundleError
 from nucfast.nuclei import NucleusClass
-from tiny_model import tiny_spec
+from tiny_model import tiny_onnx, tiny_spec
 
 CONTENT = bytes(range(256)) * 64  # engines read models, bundles only carry them
 
@@ -360,3 +362,57 @@ def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         tiny_spec().mpp = 1.0
     assert isinstance(tiny_spec(), Bundle)
+
+
+class TestSharedWeights:
+    """A file that takes its weights from another is whole again when an engine reads it."""
+
+    @pytest.fixture(params=["he-accurate", "he-fast", "he-open", "micro-fast"])
+    def shipped(self, request):
+        return load_bundle(request.param)
+
+    def test_the_whole_is_a_model(self, shipped):
+        onnx = pytest.importorskip("onnx")
+        variant = shipped.variant("onnx", "fp16")
+        assert variant.details["weights_of"] == "model.onnx"
+        assert len(shipped.read_file(variant.file)) < 50_000
+        whole = onnx.load_from_string(shipped.onnx_bytes(variant.file))
+        onnx.checker.check_model(whole)
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
+        assert len(weights) == len(whole.graph.initializer)
+        for node in whole.graph.node:
+            if node.op_type == "Conv":
+                assert weights[node.input[1]].dtype == np.float16
+
+    def test_other_files_are_as_they_are(self, shipped):
+        for name in ("model.onnx", "model-int8.onnx"):
+            assert shipped.onnx_bytes(name) == shipped.read_file(name)
+
+    def test_what_is_added(self):
+        """Fields of every kind are passed over; of the initialisers only those in fp16 are taken."""
+        half = b"\x08\x01\x10\x0a\x42\x01w\x4a\x02\x00\x3c"  # dims 1, FLOAT16, name, raw_data
+        single = b"\x08\x01\x10\x01\x42\x01v\x4a\x04\x00\x00\x80\x3f"
+        graph = b"\x2a" + bytes([len(half)]) + half + b"\x2a" + bytes([len(single)]) + single
+        long = b"\x12\xc8\x01" + 200 * b"n"  # the graph's name, whose length takes two bytes
+        size = len(long + graph)
+        fixed = b"\x08\x0a\x39" + bytes(8) + b"\x3d" + bytes(4)
+        source = fixed + b"\x3a" + bytes([size & 127 | 128, size >> 7]) + long + graph
+        added = with_half_weights(b"model", source)
+        assert added == b"model\x3a" + bytes([2 + len(half)]) + b"\x2a" + bytes([len(half)]) + half
+
+    @pytest.mark.parametrize(
+        "source", [b"\x3a\x05\x00", b"\x3a", b"\x3b\x00", b"\x08" + 11 * b"\xff", b"\x3d\x00"]
+    )
+    def test_what_is_no_message(self, source):
+        with pytest.raises(ValueError, match="source: "):
+            with_half_weights(b"", source)
+
+    @pytest.mark.parametrize("given", ["other.onnx", 3, "labels.txt"])
+    def test_weights_of_what_is_not_there(self, tmp_path, given):
+        variant = Variant("model-fp16.onnx", "onnx", "fp16", {"weights_of": given})
+        files = {"model.onnx": tiny_onnx(), "model-fp16.onnx": b"", "labels.txt": b"\x3b"}
+        bundle = write_bundle(tmp_path / "tiny", tiny_spec(variants=(variant,)), files)
+        with pytest.raises(
+            BundleError, match=r"model-fp16\.onnx takes weights from .*export the bundle again"
+        ):
+            bundle.onnx_bytes("model-fp16.onnx")

@@ -188,6 +188,24 @@ def plain_outputs(model: onnx.ModelProto) -> None:
         graph.index()
 
 
+def share_weights(half: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Leave out of a network in fp16 what ``source`` stores in fp16 already, under the names it has there."""
+    stored = {
+        (*tensor.dims, numpy_helper.to_array(tensor).tobytes()): tensor.name
+        for tensor in source.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT16
+    }
+    names = {}
+    for tensor in list(half.graph.initializer):
+        name = stored.get((*tensor.dims, numpy_helper.to_array(tensor).tobytes()))
+        if name is not None and tensor.data_type == onnx.TensorProto.FLOAT16:
+            names[tensor.name] = name
+            half.graph.initializer.remove(tensor)
+    for node in half.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
 def store_weights_as_fp32(model: onnx.ModelProto) -> None:
     """Undo ``store_weights_as_fp16`` in place: quantisers look for weights, not for casts of them."""
     graph = _Graph(model)

@@ -24,7 +24,7 @@ from nucfast.metrics import Scores
 from nucfast.pipeline.evaluate import dataset_rows, evaluate_dataset, row_mpp
 from nucfast.slide import open_slide
 from nucfast_export.export import ExportError
-from nucfast_export.graph import fuse_rounding, plain_outputs, store_weights_as_fp32
+from nucfast_export.graph import fuse_rounding, plain_outputs, share_weights, store_weights_as_fp32
 from nucfast_export.quantize import quantize
 
 FORMATS = {
@@ -104,6 +104,8 @@ def add_variant(
         details |= {"tile_px": str(tile_px), "batch": str(batch)}
     elif precision == "int8":
         details |= {"overflow_free": True}
+    elif precision == "fp16" and format == "onnx":
+        details |= {"weights_of": MODEL}
     make = partial(_make, bundle, format, precision, calibrate or (data,), tile_px, batch)
     check = partial(_check, bundle, format, precision, details, data)
     try:
@@ -210,6 +212,8 @@ def _make(
         model = quantize(model, tiles, widest=widest, symmetric=for_gpu)
     elif precision == "fp16":
         model = half(model)
+        if format == "onnx":
+            share_weights(model, onnx.load_from_string(bundle.model_bytes()))
     content = model.SerializeToString(deterministic=True)
     name = f"model-{precision}"
     if format == "onnx":
@@ -236,7 +240,7 @@ def _engines(trial: Bundle, format: str, precision: str, scratch: Path) -> list[
         return [create_engine(trial, engine=name, device="cpu", precision="int8") for name in names]
     if format == "onnx":
         # Meant for GPUs; its rounding is the same when the CPU runs it in place of model.onnx.
-        content = trial.read_file(f"model-{precision}.onnx")
+        content = trial.onnx_bytes(f"model-{precision}.onnx")
         same = write_bundle(scratch / "half", replace(trial, variants=()), {MODEL: content})
         return [create_engine(same, engine="onnxruntime", device="cpu", precision="fp32")]
     return [create_engine(trial, engine=format, precision=precision)]

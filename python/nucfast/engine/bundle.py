@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from nucfast.engine.weights import with_half_weights
 from nucfast.errors import BundleError
 from nucfast.nuclei import NucleusClass
 
@@ -235,6 +236,27 @@ class Bundle:
                 f"{self.path}: {name} is damaged (its sha256 differs from the one in {MANIFEST}): "
                 "install or export the bundle again"
             )
+        return content
+
+    def onnx_bytes(self, name: str) -> bytes:
+        """An ONNX file's content, with the weights that its variant takes from another file.
+
+        Raises:
+            BundleError: as ``read_file``, or it takes weights from what is no ONNX file of the bundle.
+            ValueError: as ``read_file``.
+        """
+        content = self.read_file(name)
+        for variant in self.variants:
+            source = variant.details.get("weights_of") if variant.file == name else None
+            if source is None:
+                continue
+            try:
+                return with_half_weights(content, self.read_file(source))
+            except (TypeError, ValueError) as error:
+                raise BundleError(
+                    f"{self.path}: {name} takes weights from {source!r}, which cannot be read ({error}): "
+                    "export the bundle again"
+                ) from error
         return content
 
     def model_bytes(self) -> bytes:

@@ -278,7 +278,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors; they are raised as well
         # Spinning threads take the core from the pipeline's other stages and win nothing here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = self.bundle.read_file(self._file)
+        content = self.bundle.onnx_bytes(self._file)
         try:
             return self._runtime.InferenceSession(
                 content, options, providers=providers, enable_fallback=False

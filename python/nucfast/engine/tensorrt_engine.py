@@ -172,7 +172,7 @@ class TensorRtEngine:
             slot,
             made_with,
             lambda: build_engine(
-                bundle.read_file(file),
+                bundle.onnx_bytes(file),
                 bundle,
                 library=library,
                 tile_px=bundle.tile_px,
