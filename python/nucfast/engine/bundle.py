@@ -120,6 +120,8 @@ class Variant:
             "tensorrt-rtx" (an engine, which only the library of ``details["library"]`` can load).
         precision: "fp32", "fp16", "bf16" or "int8".
         details: what it was made with, and how far its maps and scores are from those of ``model.onnx``.
+            ``weights_of`` names the ONNX file whose fp16 initialisers belong to it (see ``onnx_bytes``);
+            ``overflow_free`` says of an int8 file that sums of two products fit into 16 bits.
     """
 
     file: str
