@@ -231,6 +231,12 @@ def test_shipped_int8_is_free_of_overflow(name):
         assert largest_pair(levels).max() <= 128
 
 
+def test_calibration_on_tiles_of_several_sizes():
+    tiles = [noise((1, height, width, 3), height) for height, width in ((32, 32), (64, 48))]
+    model = quantize(onnx.load_from_string(tiny_onnx()), tiles)
+    assert any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
 def test_calibration_on_several_sets(bundle, data, tmp_path, monkeypatch):
     """Ranges come from all of them, the comparison from the one to check on."""
     asked = []

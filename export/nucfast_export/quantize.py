@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +92,34 @@ def quantize(
         root.setLevel(level)
     _keep_logits(quantized)
     if not symmetric:
-        _keep_sums_small(quantized, plain)
-        _correct_biases(quantized, plain, tiles)
+        _refit(quantized, plain, _input_means(plain, tiles))
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
 
 
-def _keep_sums_small(model: onnx.ModelProto, plain: onnx.ModelProto) -> None:
-    """Scale weights so that no product of two neighbours overflows on processors without int8 dot products.
+def _refit(model: onnx.ModelProto, plain: onnx.ModelProto, means: Mapping[str, NDArray[np.float32]]) -> None:
+    """Scale weights so that no sum of two products overflows, and make biases up for what rounding adds.
 
-    Those (x86 before VNNI) multiply two uint8 with two int8 and sum the products in 16 bits, which saturate:
-    255 * (v + w) must stay below 32768. Neighbours are input channels 2k and 2k + 1 of one output channel.
+    Processors without int8 dot products (x86 before VNNI) multiply two uint8 with two int8 and sum the
+    products in 16 bits, which saturate: 255 * (v + w) must stay below 32768. Neighbours are input channels 2k
+    and 2k + 1 of one output channel.
+
+    What rounded weights add to an output channel in the mean is taken off its bias (Nagel et al.: Data-free
+    quantization through weight equalization and bias correction, ICCV 2019).
+
+    Args:
+        model: what was made of ``plain``; changed.
+        plain: the network in fp32.
+        means: (channels,) of each convolution's input, by the node's name.
     """
     graph = _Graph(model)
     values = {tensor.name: tensor for tensor in model.graph.initializer}
     exact = _Graph(plain).constants
+    column = (-1, 1, 1, 1)  # of output channels
+
+    def store(name: str, value: NDArray[Any]) -> None:
+        values[name].CopyFrom(numpy_helper.from_array(value, name))
+
     for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
         weights, *biases = (graph.maker[name] for name in conv.input[1:])
         levels, scale = (graph.constants[name] for name in weights.input[:2])
@@ -115,52 +128,37 @@ def _keep_sums_small(model: onnx.ModelProto, plain: onnx.ModelProto) -> None:
         # Again, since what is rounded up may be above the limit.
         while ((largest := largest_pair(levels)) > _MAX_PAIR).any():
             factor *= np.maximum(1.0, largest / _MAX_PAIR)
-            step = (scale * factor).reshape(-1, *[1] * (levels.ndim - 1))
-            levels = np.clip(np.round(source / step), -127, 127).astype(np.int8)
-        _store(values[weights.input[0]], levels)
-        _store(values[weights.input[1]], scale * factor)
+            levels = np.clip(np.round(source / (scale * factor).reshape(column)), -127, 127).astype(np.int8)
+        store(weights.input[0], levels)
+        store(weights.input[1], scale * factor)
+        shift = (levels * (scale * factor).reshape(column) - source).sum(axis=(2, 3)) @ means[conv.name]
         for bias in biases:
             level, step = (graph.constants[name] for name in bias.input[:2])
-            _store(values[bias.input[0]], np.round(level / factor).astype(level.dtype))
-            _store(values[bias.input[1]], step * factor)
+            level = np.round(np.round(level / factor) - shift / (step * factor)).astype(level.dtype)
+            store(bias.input[0], level)
+            store(bias.input[1], step * factor)
 
 
-def _correct_biases(
-    model: onnx.ModelProto, plain: onnx.ModelProto, tiles: Sequence[NDArray[np.generic]]
-) -> None:
-    """Take off each output channel what rounded weights add to it in the mean over the tiles.
-
-    Nagel et al.: Data-free quantization through weight equalization and bias correction, ICCV 2019.
-    """
+def _input_means(
+    plain: onnx.ModelProto, tiles: Sequence[NDArray[np.generic]]
+) -> dict[str, NDArray[np.float32]]:
+    """(channels,) of what each convolution reads, over all tiles and pixels, by the node's name."""
     import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(plain)
     port = plain.graph.input[0].name
     inputs = {node.name: node.input[0] for node in plain.graph.node if node.op_type == "Conv"}
-    names = sorted(set(inputs.values()))
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name != port)
+    read = set(inputs.values())
+    made = sorted(read - {port})
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made)
     session = onnxruntime.InferenceSession(probe.SerializeToString())
-    made = [name for name in names if name != port]
-    sums = dict.fromkeys(names, 0.0)
+    sums = dict.fromkeys(read, np.float32(0))
     for tile in tiles:
-        seen = {port: tile} | (dict(zip(made, session.run(made, {port: tile}), strict=True)) if made else {})
-        for name in names:
-            sums[name] = sums[name] + seen[name].mean(axis=(0, 2, 3))
-
-    graph = _Graph(model)
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    exact = _Graph(plain).constants
-    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
-        weights, *biases = (graph.maker[name] for name in conv.input[1:])
-        mean = sums[inputs[conv.name]] / len(tiles)
-        levels, scale = (graph.constants[name] for name in weights.input[:2])
-        source = exact[weights.input[0].removesuffix("_quantized")]
-        added = levels * scale.reshape(-1, *[1] * (levels.ndim - 1)) - source
-        for bias in biases:
-            level, step = (graph.constants[name] for name in bias.input[:2])
-            shift = added.sum(axis=(2, 3)) @ mean
-            _store(values[bias.input[0]], np.round(level - shift / step).astype(level.dtype))
+        values = dict(zip(made, session.run(made, {port: tile}), strict=True)) if made else {}
+        for name in read:
+            sums[name] = sums[name] + values.get(name, tile).mean(axis=(0, 2, 3))
+    return {node: sums[name] / len(tiles) for node, name in inputs.items()}
 
 
 def largest_pair(levels: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -174,10 +172,6 @@ def largest_pair(levels: NDArray[np.int8]) -> NDArray[np.int32]:
             pairs = (part[:, 0::2] + part[:, 1::2]).reshape(len(part), -1)
         largest = np.maximum(largest, pairs.max(axis=1))
     return largest
-
-
-def _store(tensor: onnx.TensorProto, value: NDArray[Any]) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
 def _keep_logits(model: onnx.ModelProto) -> None:

@@ -129,7 +129,7 @@ class CudaDevice:
         group: Hashable = None,
         at_once: bool = False,
     ) -> None:
-        """Move tiles to the device, compute, and move the maps back, at a time where tiles are many.
+        """Move tiles to the device, compute, and move the maps back; of many tiles all three at a time.
 
         Args:
             tiles: uint8, (N, H, W, 3).

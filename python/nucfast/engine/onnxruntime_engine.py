@@ -386,7 +386,7 @@ class OnnxRuntimeEngine:
             binding.bind_output(name, *self._place, np.uint8, (shape[0], *sides, spec.channels), address)
         options = self._run_options(graph)
         if self._cuda is not None:
-            # The maps' way back follows in the same stream, and that is waited for.
+            # What brings the maps back waits for the stream of the device.
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
             self._session.run_with_iobinding(binding, options)
