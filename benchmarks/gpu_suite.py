@@ -43,7 +43,7 @@ def main() -> int:
     tiles = np.stack([np.roll(slide, 7 * index, axis=0) for index in range(args.batch)])
     network = load_bundle_network(bundle)
     ceilings = measure_ceilings(args.device)
-    ceilings["gflop_per_mpx"], ceilings["layers_limit_mpx_per_s"] = layers_limit(network, ceilings)
+    ceilings["gflop_per_mpx"], ceilings["layers_limit_mpx_per_s"] = roofline(network, ceilings)
     rows = []
     expected = None
     for name, make in candidates(bundle, network, args.device):
@@ -172,7 +172,7 @@ def measure_ceilings(device: str) -> dict[str, float]:
     }
 
 
-def layers_limit(network: nn.Module, ceilings: dict[str, float], side: int = 256) -> tuple[float, float]:
+def roofline(network: nn.Module, ceilings: dict[str, float], side: int = 256) -> tuple[float, float]:
     """GFLOP of convolutions per megapixel, and how many Mpx/s the device could do at most.
 
     Every convolution takes as long as its products at the matmul's rate, or as its 16-bit channels read and

@@ -248,18 +248,17 @@ class Bundle:
             ValueError: as ``read_file``.
         """
         content = self.read_file(name)
-        for variant in self.variants:
-            source = variant.details.get("weights_of") if variant.file == name else None
-            if source is None:
-                continue
-            try:
-                return with_half_weights(content, self.read_file(source))
-            except (TypeError, ValueError) as error:
-                raise BundleError(
-                    f"{self.path}: {name} takes weights from {source!r}, which cannot be read ({error}): "
-                    "export the bundle again"
-                ) from error
-        return content
+        details = next((variant.details for variant in self.variants if variant.file == name), {})
+        source = details.get("weights_of")
+        if source is None:
+            return content
+        try:
+            return with_half_weights(content, self.read_file(source))
+        except (TypeError, ValueError) as error:
+            raise BundleError(
+                f"{self.path}: {name} takes weights from {source!r}, which cannot be read ({error}): "
+                "export the bundle again"
+            ) from error
 
     def model_bytes(self) -> bytes:
         """The ONNX file's content, checked against its SHA-256."""

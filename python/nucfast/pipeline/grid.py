@@ -51,7 +51,8 @@ class Window:
 
         def grown(begin: int, end: int, low: int, high: int) -> tuple[int, int]:
             missing = max(0, side_px - (end - begin))
-            begin = max(begin + -missing // align_px * align_px, low)
+            steps = -(-missing // align_px)
+            begin = max(begin - steps * align_px, low)
             return begin, min(max(end, begin + side_px), high)
 
         top, bottom = grown(self.top, self.bottom, within.top, within.bottom)

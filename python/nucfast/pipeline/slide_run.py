@@ -178,14 +178,12 @@ class RegionTask:
 
     def read(self, region: Region) -> Sight:
         """The pixels that the network needs; others of the window may be left white."""
-        scale, bundle = self.layout.scale, self.engine.bundle
-        window, parts = region.read, CPU_PARTS
+        window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
+        parts = CPU_PARTS
         if self.engine.device != "cpu":
+            parts = GPU_PARTS
             whole = Window(0, 0, self.layout.height_px, self.layout.width_px)
-            window, parts = (
-                window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=whole),
-                GPU_PARTS,
-            )
+            window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=whole)
         with self.stages.timed("read", window.height * window.width):
             # At the slide's end the last stride is not whole.
             height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
@@ -252,16 +250,16 @@ class RegionTask:
         ids: list[int] = nuclei.id[cut].tolist()
         return ids
 
-    def _wanted(self, corner: Window) -> Callable[[Window], bool] | None:
-        """Whether a part of what is seen from a corner on can hold pixels of a wanted nucleus."""
+    def _wanted(self, window: Window) -> Callable[[Window], bool] | None:
+        """Whether a part of a window, given by its place in there, can hold pixels of a wanted nucleus."""
         if self.area is None:
             return None
         area, scale, halo = self.area, self.layout.scale, self.engine.bundle.halo_px
 
         def wanted(part: Window) -> bool:
             return area.any_in(
-                (corner.left + part.left - halo) * scale,
-                (corner.top + part.top - halo) * scale,
+                (window.left + part.left - halo) * scale,
+                (window.top + part.top - halo) * scale,
                 (part.width + 2 * halo) * scale,
                 (part.height + 2 * halo) * scale,
             )
