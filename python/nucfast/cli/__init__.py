@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import logging
-import os
 import signal
 import sys
 
 import click
 
+from nucfast.cli.allocator import give_memory_back
 from nucfast.errors import NucfastError
 
 COMMANDS = {
@@ -59,25 +57,11 @@ def group() -> None:
     logging.basicConfig(format="nucfast: %(message)s", level=logging.WARNING, stream=sys.stderr)
 
 
-# Of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def _give_memory_back() -> None:
-    """Tell allocators to return large arrays: kept and cut up, they cost a run a quarter more memory."""
-    # Arrow's own keeps what it has had.
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)  # a low one gives the heap's end back after every tile
-
-
 def main() -> None:
     """Entry point: an error that the user can mend is one line on stderr and exit code 2."""
     # Batch systems end jobs so; what is finished stays finished, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _give_memory_back()
+    give_memory_back()
     try:
         code = group.main(standalone_mode=False)
     except click.ClickException as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from nucfast.cli.allocator import keep_memory
 from nucfast.errors import require
 
 
@@ -43,6 +44,7 @@ def command(recipe: str, **settings: Any) -> None:
         click.core.ParameterSource.COMMANDLINE
     ):
         settings["data"] = None  # what lies in NUCFAST_DATA may lack this recipe's sets
+    keep_memory()
     run = importlib.import_module("nucfast_training.run")
     for report in run_with_progress(lambda on_event: run.run_recipe(recipe, on_event=on_event, **settings)):
         click.echo(
