@@ -126,6 +126,19 @@ def test_engines_agree_on_a_real_image(bundle):
     assert all(row.largest <= 1 and row.mean < 1e-3 for row in parity(bundle, engines, tile))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino_spared_the_shuffle_gives_the_same_bytes(precision, monkeypatch):
+    he_fast = load_bundle("he-fast")
+    spared = openvino_engine.OpenVinoEngine(he_fast, precision=precision, threads=2)
+    assert set(spared._shuffled) == {"nucleus", "distance"}
+    monkeypatch.setattr(openvino_engine, "cut_off_shuffles", lambda model: {})
+    whole = openvino_engine.OpenVinoEngine(he_fast, precision=precision, threads=2)
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    expected = whole.run(tiles)
+    for name, found in spared.run(tiles).items():
+        assert_array_equal(found, expected[name])
+
+
 def test_parity_refuses_what_cannot_be_compared(bundle, tmp_path):
     one = create_engine(bundle, engine="openvino")
     other = create_engine(write_tiny(tmp_path / "other", version="2"), engine="openvino")

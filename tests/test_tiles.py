@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import reference
+from nucfast._core import pixel_shuffle
 from nucfast.ops.tiles import blend, stitch, tile
 
 # Windows lie inside, over a border, and far outside.
@@ -176,3 +177,19 @@ def test_tiles_that_are_not_finite_are_an_error():
     tiles[0, 2, 1] = np.nan
     with pytest.raises(ValueError, match="tiles: expected finite values"):
         blend(tiles, np.zeros((1, 2), np.int32), shape=(4, 4), window=np.ones((4, 4), np.float32))
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_pixel_shuffle(block):
+    planes = noise((block**2, 5, 21))
+    out = np.zeros((5 * block, 21 * block), np.uint8)
+    pixel_shuffle(planes, out)
+    expected = planes.reshape(block, block, 5, 21).transpose(2, 0, 3, 1).reshape(out.shape)
+    assert_array_equal(out, expected)
+
+
+def test_pixel_shuffle_refuses_other_shapes():
+    with pytest.raises(ValueError, match="planes: expected a square number of planes"):
+        pixel_shuffle(np.zeros((3, 4, 4), np.uint8), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"out: expected shape \(8, 8\), got \(8, 7\)"):
+        pixel_shuffle(np.zeros((4, 4, 4), np.uint8), np.zeros((8, 7), np.uint8))

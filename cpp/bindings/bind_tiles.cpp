@@ -96,6 +96,23 @@ void bind_tiles(py::module_& m) {
         },
         "tiles"_a.noconvert(), "origins"_a.noconvert(), "window"_a.noconvert(), "out"_a.noconvert(),
         "threads"_a);
+    m.def(
+        "pixel_shuffle",
+        [](const py::array& planes, py::array& out) {
+            expect<std::uint8_t>(planes, "planes", 3, {});
+            py::ssize_t block = 1;
+            while (block * block < planes.shape(0)) ++block;
+            if (block * block != planes.shape(0)) {
+                throw py::value_error("planes: expected a square number of planes, got shape " +
+                                      to_string(shape_of(planes)));
+            }
+            const auto to =
+                write<std::uint8_t>(out, "out", Shape{planes.shape(1) * block, planes.shape(2) * block});
+            const auto* from = static_cast<const std::uint8_t*>(planes.data());
+            const py::gil_scoped_release unlock;  // no Python object is touched below
+            pixel_shuffle(from, block, to);
+        },
+        "planes"_a.noconvert(), "out"_a.noconvert());
 }
 
 }  // namespace nucfast::bindings

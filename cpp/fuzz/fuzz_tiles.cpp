@@ -38,5 +38,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                         {window.data(), size_px, size_px}, {again.data(), rows, cols, channels}, 3);
     REQUIRE(blended == again);
     for (const float value : blended) REQUIRE(value >= 0 && value < 255.001F);
+
+    // Each pixel of the shuffled image is that of its plane.
+    const int block = input.between(1, 4);
+    const auto planes = input.values<std::uint8_t>(block * block * rows * cols);
+    std::vector<std::uint8_t> shuffled(planes.size(), 1);
+    pixel_shuffle(planes.data(), block, {shuffled.data(), rows * block, cols * block});
+    for (int r = 0; r < rows * block; ++r) {
+        for (int c = 0; c < cols * block; ++c) {
+            const int plane = r % block * block + c % block;
+            const int at = (plane * rows + r / block) * cols + c / block;
+            REQUIRE(shuffled[static_cast<std::size_t>(r * cols * block + c)] ==
+                    planes[static_cast<std::size_t>(at)]);
+        }
+    }
     return 0;
 }

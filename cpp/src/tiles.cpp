@@ -203,6 +203,26 @@ void blend(Tiles<const T> tiles, const std::int32_t* origins, Plane<const float>
     });
 }
 
+void pixel_shuffle(const std::uint8_t* planes, std::ptrdiff_t block, Plane<std::uint8_t> out) {
+    const std::ptrdiff_t rows = out.rows / block;
+    const std::ptrdiff_t cols = out.cols / block;
+    for (std::ptrdiff_t r = 0; r < out.rows; ++r) {
+        const std::uint8_t* from = planes + (r % block * block * rows + r / block) * cols;
+        std::uint8_t* to = out.row(r);
+        if (block == 2) {  // what networks have, in a form that compiles to vectors
+            const std::uint8_t* odd = from + rows * cols;
+            for (std::ptrdiff_t c = 0; c < cols; ++c) {
+                to[2 * c] = from[c];
+                to[2 * c + 1] = odd[c];
+            }
+            continue;
+        }
+        for (std::ptrdiff_t x = 0; x < block; ++x) {
+            for (std::ptrdiff_t c = 0; c < cols; ++c) to[c * block + x] = from[x * rows * cols + c];
+        }
+    }
+}
+
 template void stitch(Tiles<const std::uint8_t>, const std::int32_t*, std::ptrdiff_t, Image<std::uint8_t>);
 template void stitch(Tiles<const float>, const std::int32_t*, std::ptrdiff_t, Image<float>);
 template void blend(Tiles<const std::uint8_t>, const std::int32_t*, Plane<const float>, Image<float>, int);

@@ -33,6 +33,17 @@ TEST(tiles_blend_weighs) {
     CHECK((out == std::vector<float>{15, 0}));
 }
 
+TEST(tiles_put_channels_to_pixels) {
+    std::vector<std::uint8_t> planes(9 * 2);
+    for (std::size_t k = 0; k < planes.size(); ++k) planes[k] = static_cast<std::uint8_t>(k);
+    std::vector<std::uint8_t> out(8);
+    pixel_shuffle(planes.data(), 2, {out.data(), 2, 4});  // four planes of 1 x 2
+    CHECK((out == std::vector<std::uint8_t>{0, 2, 1, 3, 4, 6, 5, 7}));
+    out.resize(18);
+    pixel_shuffle(planes.data(), 3, {out.data(), 6, 3});  // nine planes of 2 x 1
+    CHECK((out == std::vector<std::uint8_t>{0, 2, 4, 6, 8, 10, 12, 14, 16, 1, 3, 5, 7, 9, 11, 13, 15, 17}));
+}
+
 TEST(tiles_are_the_same_for_any_threads) {
     std::vector<std::uint8_t> image(50 * 41 * 3);
     for (std::size_t k = 0; k < image.size(); ++k) image[k] = static_cast<std::uint8_t>(k * 7 % 251);

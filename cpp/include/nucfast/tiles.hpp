@@ -1,4 +1,5 @@
-// Square windows of an image: cutting them out, putting them back, blending where they overlap.
+// Square windows of an image: cutting them out, putting them back, blending where they overlap; and pixels
+// that lie in channels.
 //
 // A window's origin is the (row, col) of its first pixel; it may be negative and windows may overlap. Results
 // do not depend on `threads`. Cost: the pixels of the windows.
@@ -46,6 +47,11 @@ void stitch(Tiles<const T> tiles, const std::int32_t* origins, std::ptrdiff_t ma
 template <typename T>
 void blend(Tiles<const T> tiles, const std::int32_t* origins, Plane<const float> window, Image<float> out,
            int threads);
+
+// Puts pixels that lie in channels to their places: plane y * block + x of `planes`, which lie one after
+// another, holds pixel (y, x) of every block of `out`. The caller guarantees block * block planes of
+// (out.rows / block, out.cols / block), without rest. Cost: the pixels.
+void pixel_shuffle(const std::uint8_t* planes, std::ptrdiff_t block, Plane<std::uint8_t> out);
 
 extern template void stitch(Tiles<const std::uint8_t>, const std::int32_t*, std::ptrdiff_t,
                             Image<std::uint8_t>);

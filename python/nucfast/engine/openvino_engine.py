@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucfast._core import pixel_shuffle
 from nucfast.engine.base import (
     Maps,
     bundle_label,
@@ -28,6 +29,7 @@ from nucfast.engine.base import (
     unreadable_model,
 )
 from nucfast.engine.bundle import Bundle
+from nucfast.engine.openvino_outputs import cut_off_shuffles
 from nucfast.errors import EngineError, MissingExtraError
 
 # A tile is computed by this many threads. More scale badly over one tile, fewer keep more tiles, and so more
@@ -139,6 +141,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise unreadable_model(bundle, error, file) from error
         check_graph(bundle, inputs, outputs, uint8_name="u8")
+        self._shuffled = cut_off_shuffles(model)
         try:
             self._compiled = _compile(core, model, settings)
         except RuntimeError as error:
@@ -158,7 +161,12 @@ class OpenVinoEngine:
         tile = np.zeros((1, self.bundle.stride_px, self.bundle.stride_px, 3), np.uint8)
         results = self._compiled.create_infer_request().infer([tile])
         for name, expected in output_buffers(tile, self.bundle, None).items():
-            promised_shape(results[name].shape, expected.shape, name, self.bundle)
+            shuffled = self._shuffled.get(name)
+            if shuffled is None:
+                shape = tuple(results[name].shape)
+            else:
+                shape = shuffled.shape(results[shuffled.output].shape)
+            promised_shape(shape, expected.shape, name, self.bundle)
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
@@ -170,7 +178,7 @@ class OpenVinoEngine:
             for index in range(len(tiles)):
                 running.append((self._start(tiles, index, maps, running), index))
             while running:
-                self._idle.put(self._finish(running))
+                self._idle.put(self._finish(maps, running))
         except RuntimeError as error:
             lines = str(error).splitlines() or ["no reason given"]
             raise EngineError(f"{bundle_label(self.bundle)}: OpenVINO failed: {lines[-1][:200]}") from error
@@ -190,20 +198,24 @@ class OpenVinoEngine:
             request = self._idle.get_nowait()
         except queue.Empty:
             # A caller that holds none may wait for the others': they finish without needing anything from it.
-            request = self._finish(running) if running else self._idle.get()
+            request = self._finish(maps, running) if running else self._idle.get()
         try:
             # Straight into the caller's arrays: a copy would cost as much as a layer.
-            for name, target in maps.items():
-                request.set_tensor(name, self._tensor(target[index : index + 1], shared_memory=True))
+            for name in maps.keys() - self._shuffled.keys():
+                target = maps[name][index : index + 1]
+                request.set_tensor(name, self._tensor(target, shared_memory=True))
             request.start_async(tiles[index : index + 1], share_inputs=True)
         except BaseException:
             self._idle.put(request)
             raise
         return request
 
-    def _finish(self, running: deque[tuple[Any, int]]) -> Any:
+    def _finish(self, maps: Maps, running: deque[tuple[Any, int]]) -> Any:
         """Wait for this caller's oldest tile, whose outputs then lie in the caller's arrays."""
-        request, _ = running[0]
+        request, index = running[0]
         request.wait()
+        for name, shuffled in self._shuffled.items():
+            planes = request.get_tensor(shuffled.output).data[0, shuffled.channels]
+            pixel_shuffle(planes, maps[name][index, ..., 0])
         running.popleft()
         return request
