@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nucfast.cli.allocator import keep_memory
+from nucfast.engine.openvino_engine import cpu_has_bf16
 from nucfast.metrics import evaluate
 from nucfast.ops import find_nuclei, hover_net_labels, label, watershed
 from nucfast_training.augmentation import Planes
@@ -345,6 +347,7 @@ def train(variant: Variant, recipe: Recipe, sets: list[list[Sample]], steps: int
     )
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimiser.weight_decay)
     peak = recipe.optimiser.learning_rate
+    bf16 = cpu_has_bf16()
     for step in range(steps):
         warm = min(1.0, (step + 1) / 100)
         optimiser.param_groups[0]["lr"] = warm * peak * 0.5 * (1.0 + np.cos(np.pi * step / steps))
@@ -355,7 +358,7 @@ def train(variant: Variant, recipe: Recipe, sets: list[list[Sample]], steps: int
                 for i in range(len(images))
             ]
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = network(to_input(images, torch.device("cpu")))
         loss = maps.loss(logits.float(), torch.from_numpy(truth))
         optimiser.zero_grad(set_to_none=True)
@@ -415,6 +418,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH} patches of 256 px")
     args = parser.parse_args()
     cv2.setNumThreads(1)
+    keep_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "ablation.json"
     results = json.loads(path.read_text()) if path.exists() else {}
