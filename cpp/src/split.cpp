@@ -5,11 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "nucfast/bits.hpp"
 #include "nucfast/components.hpp"
 #include "nucfast/dispatch.hpp"
 
@@ -17,19 +18,46 @@ namespace nucfast {
 
 namespace {
 
-// In step 1 `nuclei` holds 1 + the index of the pixel that each pixel points to; resolved pixels hold
-// -1 - basin instead.
-constexpr Label kOutside = 0;
-
-// Calls `body(row, run)` for all runs in raster order.
+// Calls `body(row, run, its number)` for all runs in raster order.
 template <typename Body>
-void for_each_run(const Runs& mask, const Body& body) {
-    for (std::size_t r = 0; r + 1 < mask.row_begin.size(); ++r) {
-        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
-            body(static_cast<std::ptrdiff_t>(r), mask.runs[i]);
+void for_each_run(const Runs& runs, const Body& body) {
+    for (std::size_t r = 0; r + 1 < runs.row_begin.size(); ++r) {
+        for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+            body(static_cast<std::ptrdiff_t>(r), runs.runs[i], i);
         }
     }
 }
+
+// The pixels of a mask, numbered in raster order. Of a slide's pixels few are in the mask: what is kept of
+// these lies one after another, so that each pass reads memory from front to back.
+struct Pixels {
+    explicit Pixels(Runs mask) : runs(std::move(mask)) {
+        first.reserve(runs.runs.size() + 1);
+        Label count = 0;
+        for (const Run run : runs.runs) {
+            first.push_back(count);
+            count += run.end - run.begin;
+        }
+        first.push_back(count);
+    }
+
+    std::ptrdiff_t rows() const { return static_cast<std::ptrdiff_t>(runs.row_begin.size()) - 1; }
+    Label row_begin(std::ptrdiff_t r) const { return first[runs.row_begin[r]]; }
+
+    std::vector<std::uint8_t> values_of(Plane<const std::uint8_t> image) const {
+        std::vector<std::uint8_t> values(static_cast<std::size_t>(first.back()));
+        for_each_run(runs, [&](std::ptrdiff_t r, Run run, std::ptrdiff_t i) {
+            std::copy(image.row(r) + run.begin, image.row(r) + run.end, values.data() + first[i]);
+        });
+        return values;
+    }
+
+    Runs runs;
+    std::vector<Label> first;  // the number of each run's first pixel, and how many pixels there are
+};
+
+using Heights = std::vector<std::uint8_t>;  // of all pixels
+using Basins = std::vector<Label>;          // the same
 
 // The eight neighbours and the pixel itself (code 4), so that the earliest in raster order has the highest
 // code. A candidate is 16 * height + code: its maximum is the highest neighbour, ties broken, and says which
@@ -56,85 +84,86 @@ NUCFAST_VARIANTS(void, find_highest,
                   std::ptrdiff_t count, std::int16_t* highest),
                  (above, here, below, count, highest))
 
-// Fills `pointers` with -1 - basin for pixels from which the way up leads up and left only in the image, with
-// pointers for others, and returns the summit of each basin.
-std::vector<Label> climb(Plane<const std::uint8_t> height, const Runs& mask, Plane<Label> pointers) {
-    std::vector<Label> summits;
-    const std::ptrdiff_t cols = height.cols;
-    std::array<Label, kCodes> offset{};
-    for (int code = 0; code < kCodes; ++code) {
-        offset[code] = static_cast<Label>(1 + (1 - code / 3) * cols + (1 - code % 3));
-    }
-    // Rows of 16 * height with one masked-out pixel at each end; above, at and below the current row.
-    std::array<std::vector<std::int16_t>, 3> rows;
-    for (auto& row : rows) row.assign(static_cast<std::size_t>(cols) + 2, kMaskedOut);
+// Of each pixel -1 - its basin, if the way up leads up and left only in the image, else 1 + the pixel that it
+// points to; and the summit of each basin.
+Basins climb(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, std::vector<Label>& summits) {
+    const Runs& mask = pixels.runs;
+    Basins pointers(height.size());
+    // Above, at and below the current row, with one masked-out pixel at each end: 16 * height, and what
+    // makes pixel numbers of columns.
+    std::array<std::vector<std::int16_t>, 3> heights;
+    std::array<std::vector<Label>, 3> places;
+    for (auto& row : heights) row.assign(static_cast<std::size_t>(cols) + 2, kMaskedOut);
+    for (auto& row : places) row.resize(static_cast<std::size_t>(cols) + 2);
     const auto load = [&](std::ptrdiff_t r) {
-        std::int16_t* const row = rows[r % 3].data() + 1;
+        std::int16_t* const row = heights[r % 3].data() + 1;
         std::fill(row, row + cols, kMaskedOut);
-        if (r == height.rows) return;
-        const std::uint8_t* const heights = height.row(r);
+        if (r == pixels.rows()) return;
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
-            for (auto c = mask.runs[i].begin; c < mask.runs[i].end; ++c) {
-                row[c] = static_cast<std::int16_t>(heights[c] << 4);
+            const Run run = mask.runs[i];
+            const Label place = pixels.first[i] - run.begin;
+            Label* const at = places[r % 3].data() + 1;
+            std::fill(at + run.begin, at + run.end, place);
+            for (auto c = run.begin; c < run.end; ++c) {
+                row[c] = static_cast<std::int16_t>(height[place + c] << 4);
             }
         }
     };
     std::vector<std::int16_t> highest(static_cast<std::size_t>(cols));
     load(0);
-    for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
+    for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         load(r + 1);
-        Label* const out = pointers.row(r);
-        std::fill(out, out + cols, kOutside);
-        const auto first = static_cast<Label>(r * cols);
+        // By code / 3: below, here, above.
+        const Label* const place[] = {places[(r + 1) % 3].data() + 1, places[r % 3].data() + 1,
+                                      places[(r + 2) % 3].data() + 1};
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
             const Run run = mask.runs[i];
             const std::ptrdiff_t at = 1 + run.begin;
-            find_highest(rows[(r + 2) % 3].data() + at, rows[r % 3].data() + at,
-                         rows[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
+            find_highest(heights[(r + 2) % 3].data() + at, heights[r % 3].data() + at,
+                         heights[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
             for (auto c = run.begin; c < run.end; ++c) {
                 const int code = highest[c - run.begin] & 15;
-                const Label next = first + c + offset[code];
+                const Label here = pixels.first[i] + c - run.begin;
                 if (code == kItself) {
-                    out[c] = -1 - static_cast<Label>(summits.size());
-                    summits.push_back(next - 1);
+                    pointers[here] = -1 - static_cast<Label>(summits.size());
+                    summits.push_back(here);
                     continue;
                 }
-                // What comes later in raster order is not known yet; here there is still kOutside.
-                const Label basin = pointers.data[code > kItself ? next - 1 : first + c];
-                out[c] = basin < 0 ? basin : next;
+                const Label col = c + 1 - code % 3;
+                const Label next = place[code / 3][col] + col;
+                // What comes later in raster order is not known yet; here there is still 0.
+                const Label basin = pointers[code > kItself ? next : here];
+                pointers[here] = basin < 0 ? basin : 1 + next;
             }
         }
     }
-    return summits;
+    return pointers;
 }
 
 // Replaces the pointers by basins. In reverse raster order most pixels point to where a basin is known
 // already; from others the way is walked, once. Calls `done(row)` when all basins from that row on are known.
 template <typename Done>
-void follow(const Runs& mask, Plane<Label> pointers, const Done& done) {
+void follow(const Pixels& pixels, Basins& pointers, const Done& done) {
     std::vector<Label> path(64);
-    Label* const pointer = pointers.data;
-    for (std::ptrdiff_t r = pointers.rows; r-- > 0;) {
-        const auto first = static_cast<Label>(r * pointers.cols);
-        for (auto i = mask.row_begin[r + 1]; i-- > mask.row_begin[r];) {
-            for (Label start = first + mask.runs[i].end; start-- > first + mask.runs[i].begin;) {
-                Label next = pointer[start];
-                if (next < 0) continue;
-                const Label basin = pointer[next - 1];
-                if (basin < 0) {
-                    pointer[start] = basin;
-                    continue;
-                }
-                Label here = start;
-                std::size_t steps = 0;
-                while (next >= 0) {
-                    if (steps == path.size()) path.resize(2 * steps);
-                    path[steps++] = here;
-                    here = next - 1;
-                    next = pointer[here];
-                }
-                for (std::size_t k = 0; k < steps; ++k) pointer[path[k]] = next;
+    Label* const pointer = pointers.data();
+    for (std::ptrdiff_t r = pixels.rows(); r-- > 0;) {
+        for (Label start = pixels.row_begin(r + 1); start-- > pixels.row_begin(r);) {
+            Label next = pointer[start];
+            if (next < 0) continue;
+            const Label basin = pointer[next - 1];
+            if (basin < 0) {
+                pointer[start] = basin;
+                continue;
             }
+            Label here = start;
+            std::size_t steps = 0;
+            while (next >= 0) {
+                if (steps == path.size()) path.resize(2 * steps);
+                path[steps++] = here;
+                here = next - 1;
+                next = pointer[here];
+            }
+            for (std::size_t k = 0; k < steps; ++k) pointer[path[k]] = next;
         }
         done(r);
     }
@@ -200,37 +229,43 @@ class SaddleTable {
     std::size_t last_ = 0;
 };
 
-// Adds the saddles within a row and between it and the next.
-void find_saddles(Plane<const std::uint8_t> height, Plane<const Label> basins, std::ptrdiff_t r,
-                  SaddleTable& table) {
-    const auto look = [&](Label basin, Label other, std::uint8_t h, std::uint8_t g) {
-        if (basin != kOutside && other != kOutside) table.add(-1 - other, -1 - basin, std::min(h, g));
-    };
-    const Label* const basin = basins.row(r);
-    const std::uint8_t* const h = height.row(r);
-    for (std::ptrdiff_t first = 0; first < basins.cols; first += kBits) {
-        const std::ptrdiff_t count = std::min(kBits, basins.cols - first);
-        const std::ptrdiff_t second = std::max<std::ptrdiff_t>(first, 1);
-        Word differ = differing_bits(basin + second, basin + second - 1, first + count - second);
-        for (; differ != 0; differ &= differ - 1) {
-            const std::ptrdiff_t c = second + count_zeros(differ);
-            look(basin[c], basin[c - 1], h[c], h[c - 1]);
-        }
-        if (r + 1 == basins.rows) continue;
-        const Label* const below = basins.row(r + 1);
-        const std::uint8_t* const g = height.row(r + 1);
-        differ = differing_bits(basin + first, below + first, count);
-        for (; differ != 0; differ &= differ - 1) {
-            const std::ptrdiff_t c = first + count_zeros(differ);
-            look(basin[c], below[c], h[c], g[c]);
-        }
+// Calls `body(i, k)` for all runs i of row r and k of the next row that share a column.
+template <typename Body>
+void for_each_touch(const Runs& runs, std::ptrdiff_t r, const Body& body) {
+    auto below = runs.row_begin[r + 1];
+    const auto end = runs.row_begin[r + 2];
+    for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+        while (below < end && runs.runs[below].end <= runs.runs[i].begin) ++below;
+        for (auto k = below; k < end && runs.runs[k].begin < runs.runs[i].end; ++k) body(i, k);
     }
 }
 
+// Adds the saddles within a row and between it and the next.
+void find_saddles(const Heights& height, const Basins& basin, const Pixels& pixels, std::ptrdiff_t r,
+                  SaddleTable& table) {
+    const auto look = [&](Label here, Label there) {
+        if (basin[here] != basin[there]) {
+            table.add(-1 - basin[here], -1 - basin[there], std::min(height[here], height[there]));
+        }
+    };
+    const Runs& runs = pixels.runs;
+    for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+        for (Label here = pixels.first[i] + 1; here < pixels.first[i + 1]; ++here) look(here, here - 1);
+    }
+    if (r + 1 == pixels.rows()) return;
+    for_each_touch(runs, r, [&](std::ptrdiff_t i, std::ptrdiff_t k) {
+        const Label begin = std::max(runs.runs[i].begin, runs.runs[k].begin);
+        const Label end = std::min(runs.runs[i].end, runs.runs[k].end);
+        const Label here = pixels.first[i] - runs.runs[i].begin;
+        const Label there = pixels.first[k] - runs.runs[k].begin;
+        for (Label c = begin; c < end; ++c) look(here + c, there + c);
+    });
+}
+
 // The basin that stands for each basin's group.
-std::vector<Label> join(Plane<const std::uint8_t> height, const std::vector<Label>& summits,
+std::vector<Label> join(const Heights& height, const std::vector<Label>& summits,
                         const std::vector<Saddle>& saddles, int min_rise) {
-    const auto level = [&](Label basin) { return height.data[summits[basin]]; };
+    const auto level = [&](Label basin) { return height[summits[basin]]; };
     // In the order of step 1: by height, then the earlier in raster order.
     const auto higher = [&](Label a, Label b) {
         return level(a) != level(b) ? level(a) > level(b) : summits[a] < summits[b];
@@ -262,80 +297,114 @@ std::vector<Label> join(Plane<const std::uint8_t> height, const std::vector<Labe
     return group;
 }
 
-// Keeps of each value its largest 4-connected part, of equal ones the first in raster order, and numbers
-// what is left.
-Label keep_largest_parts(Plane<Label> labels, std::size_t values) {
-    const RunComponents parts =
-        run_components(Plane<const Label>{labels.data, labels.rows, labels.cols}, 4, 1);
-    std::vector<std::int64_t> area(static_cast<std::size_t>(parts.count) + 1, 0);
-    std::vector<Label> value(area.size(), 0);
-    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
-        for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
-            area[parts.labels[i]] += parts.runs[i].end - parts.runs[i].begin;
-            value[parts.labels[i]] = labels(r, parts.runs[i].begin);
-        }
+// Of runs of which some touch, from row to row, and are the same: for each run the first, in raster order, of
+// those that hang together.
+template <typename Same>
+std::vector<std::ptrdiff_t> connect(const Runs& runs, const Same& same) {
+    std::vector<std::ptrdiff_t> root(runs.runs.size());
+    std::iota(root.begin(), root.end(), std::ptrdiff_t{0});
+    const auto find = [&](std::ptrdiff_t i) {
+        while (root[i] != i) i = root[i] = root[root[i]];
+        return i;
+    };
+    const auto rows = static_cast<std::ptrdiff_t>(runs.row_begin.size()) - 1;
+    for (std::ptrdiff_t r = 0; r + 1 < rows; ++r) {
+        for_each_touch(runs, r, [&](std::ptrdiff_t i, std::ptrdiff_t k) {
+            if (!same(i, k)) return;
+            const auto [first, other] = std::minmax({find(i), find(k)});
+            root[other] = first;
+        });
     }
-    std::vector<Label> largest(values + 1, 0);
-    for (Label part = 1; part <= parts.count; ++part) {
-        Label& best = largest[value[part]];
-        if (area[part] > area[best]) best = part;
-    }
-    Label count = 0;
-    std::vector<Label> number(area.size(), 0);
-    for (Label part = 1; part <= parts.count; ++part) {
-        if (largest[value[part]] == part) number[part] = ++count;
-    }
-    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
-        Label* row = labels.row(r);
-        for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
-            std::fill(row + parts.runs[i].begin, row + parts.runs[i].end, number[parts.labels[i]]);
-        }
-    }
-    return count;
+    for (std::ptrdiff_t& i : root) i = root[i];  // a root comes before what it holds
+    return root;
 }
 
-// Steps 1 and 2: fills `basins` with -1 - basin where there are runs, and returns the group of each basin.
-// Calls `visit(row, number of basins)` when the row's basins are known.
+// Keeps of each group its largest 4-connected part, of equal ones the first in raster order, and numbers
+// what is left. `nuclei` is 0 before.
+Label keep_largest_parts(const Pixels& pixels, const Basins& basin, const std::vector<Label>& group,
+                         Plane<Label> nuclei) {
+    Runs parts;  // of one group each
+    std::vector<Label> group_of;
+    parts.row_begin.push_back(0);
+    for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
+        for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
+            const Run run = pixels.runs.runs[i];
+            const Label* const at = basin.data() + (pixels.first[i] - run.begin);
+            for (auto c = run.begin; c < run.end;) {
+                const auto begin = c;
+                const Label here = group[-1 - at[c]];
+                do {
+                    ++c;
+                } while (c < run.end && (at[c] == at[c - 1] || group[-1 - at[c]] == here));
+                parts.runs.push_back({begin, c});
+                group_of.push_back(here);
+            }
+        }
+        parts.row_begin.push_back(static_cast<std::ptrdiff_t>(parts.runs.size()));
+    }
+    const auto root =
+        connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return group_of[i] == group_of[k]; });
+    const auto count = static_cast<std::ptrdiff_t>(root.size());
+    std::vector<std::int64_t> area(root.size(), 0);
+    for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
+    std::vector<std::ptrdiff_t> largest(group.size(), -1);
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        std::ptrdiff_t& best = largest[group_of[i]];
+        if (root[i] == i && (best < 0 || area[i] > area[best])) best = i;
+    }
+    Label last = 0;
+    std::vector<Label> number(root.size(), 0);
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        if (largest[group_of[i]] == i) number[i] = ++last;
+    }
+    for_each_run(parts, [&](std::ptrdiff_t r, Run run, std::ptrdiff_t i) {
+        std::fill(nuclei.row(r) + run.begin, nuclei.row(r) + run.end, number[root[i]]);
+    });
+    return last;
+}
+
+// Steps 1 and 2: fills `basins` with -1 - basin, and returns the group of each basin. Calls
+// `visit(row, number of basins)` when the row's basins are known.
 template <typename Visit>
-std::vector<Label> groups_of(Plane<const std::uint8_t> height, const Runs& runs, int min_rise,
-                             Plane<Label> basins, const Visit& visit) {
-    const std::vector<Label> summits = climb(height, runs, basins);
+std::vector<Label> groups_of(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, int min_rise,
+                             Basins& basins, const Visit& visit) {
+    std::vector<Label> summits;
+    basins = climb(height, pixels, cols, summits);
     SaddleTable table;
-    follow(runs, basins, [&](std::ptrdiff_t r) {
-        find_saddles(height, {basins.data, basins.rows, basins.cols}, r, table);
+    follow(pixels, basins, [&](std::ptrdiff_t r) {
+        find_saddles(height, basins, pixels, r, table);
         visit(r, summits.size());
     });
     return join(height, summits, table.saddles(), min_rise);
 }
 
-Label split_runs(Plane<const std::uint8_t> height, const Runs& runs, int min_rise, Plane<Label> nuclei) {
-    const std::vector<Label> group =
-        groups_of(height, runs, min_rise, nuclei, [](std::ptrdiff_t, std::size_t) {});
-    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
-        Label* const row = nuclei.row(r);
-        for (auto c = run.begin; c < run.end; ++c) row[c] = group[-1 - row[c]] + 1;
-    });
-    return keep_largest_parts(nuclei, group.size());
+Label split_runs(Plane<const std::uint8_t> height, Runs mask, int min_rise, Plane<Label> nuclei) {
+    const Pixels pixels(std::move(mask));
+    Basins basins;
+    const std::vector<Label> group = groups_of(pixels.values_of(height), pixels, nuclei.cols, min_rise,
+                                               basins, [](std::ptrdiff_t, std::size_t) {});
+    std::fill(nuclei.data, nuclei.data + nuclei.size(), 0);
+    return keep_largest_parts(pixels, basins, group, nuclei);
 }
 
-// Keeps the pixels of each group that have at least `share` of its highest probability. Fills `basins`.
-void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, int min_rise,
-                  double share, Plane<std::uint8_t> mask, Plane<Label> basins) {
-    const Runs runs = mask_runs({mask.data, mask.rows, mask.cols});
+// The pixels of each group that have at least `share` of its highest probability.
+Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, Runs mask,
+                  int min_rise, double share) {
+    const Pixels pixels(std::move(mask));
+    const std::vector<std::uint8_t> p = pixels.values_of(probability);
+    Basins basins;
     // Of basins, which are looked up once, and then of groups.
     std::vector<std::uint8_t> highest;
     const std::vector<Label> group =
-        groups_of(height, runs, min_rise, basins, [&](std::ptrdiff_t r, std::size_t count) {
-            highest.resize(count);
-            const Label* const basin = basins.row(r);
-            const std::uint8_t* const p = probability.row(r);
-            for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
-                for (auto c = runs.runs[i].begin; c < runs.runs[i].end; ++c) {
-                    std::uint8_t& peak = highest[-1 - basin[c]];
-                    if (p[c] > peak) peak = p[c];  // seldom: no store for the next load to wait for
-                }
-            }
-        });
+        groups_of(pixels.values_of(height), pixels, height.cols, min_rise, basins,
+                  [&](std::ptrdiff_t r, std::size_t count) {
+                      highest.resize(count);
+                      for (Label here = pixels.row_begin(r); here < pixels.row_begin(r + 1); ++here) {
+                          std::uint8_t& peak = highest[-1 - basins[here]];
+                          // Seldom: no store for the next load to wait for.
+                          if (p[here] > peak) peak = p[here];
+                      }
+                  });
     for (std::size_t i = 0; i < group.size(); ++i) {
         highest[group[i]] = std::max(highest[group[i]], highest[i]);
     }
@@ -343,39 +412,66 @@ void cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
     for (std::size_t i = 0; i < group.size(); ++i) {
         lowest[i] = static_cast<std::uint8_t>(std::ceil(share * highest[group[i]]));
     }
-    for_each_run(runs, [&](std::ptrdiff_t r, Run run) {
-        const Label* const basin = basins.row(r);
-        const std::uint8_t* const p = probability.row(r);
-        std::uint8_t* const inside = mask.row(r);
-        for (auto c = run.begin; c < run.end; ++c) {
-            inside[c] = static_cast<std::uint8_t>(p[c] >= lowest[-1 - basin[c]]);
+    Runs kept;
+    kept.row_begin.push_back(0);
+    for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
+        for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
+            const Run run = pixels.runs.runs[i];
+            const Label place = pixels.first[i] - run.begin;
+            auto begin = run.begin;  // of what is kept
+            for (auto c = run.begin; c < run.end; ++c) {
+                if (p[place + c] >= lowest[-1 - basins[place + c]]) continue;
+                if (begin < c) kept.runs.push_back({begin, c});
+                begin = c + 1;
+            }
+            if (begin < run.end) kept.runs.push_back({begin, run.end});
         }
-    });
+        kept.row_begin.push_back(static_cast<std::ptrdiff_t>(kept.runs.size()));
+    }
+    return kept;
 }
 
 // Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image.
-void fill_holes(double max_px, Plane<std::uint8_t> mask) {
-    std::vector<std::uint8_t> outside(static_cast<std::size_t>(mask.size()));
-    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) outside[i] = mask.data[i] ^ 1U;
-    const Plane<const bool> background{reinterpret_cast<const bool*>(outside.data()), mask.rows, mask.cols};
-    const RunComponents parts = run_components(background, 4, 1);
-    constexpr std::int64_t open = std::numeric_limits<std::int64_t>::max() / 2;  // no run makes it overflow
-    std::vector<std::int64_t> area(static_cast<std::size_t>(parts.count) + 1, 0);
-    const auto visit = [&](const auto& body) {
-        for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
-            for (auto i = parts.row_begin[r]; i < parts.row_begin[r + 1]; ++i) {
-                body(r, parts.runs[i], area[parts.labels[i]]);
+Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
+    const auto rows = static_cast<std::ptrdiff_t>(mask.row_begin.size()) - 1;
+    Runs gaps;
+    gaps.row_begin.push_back(0);
+    const auto add_gap = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        if (begin == end) return;
+        gaps.runs.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
+    };
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        std::ptrdiff_t begin = 0;
+        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
+            add_gap(begin, mask.runs[i].begin);
+            begin = mask.runs[i].end;
+        }
+        add_gap(begin, cols);
+        gaps.row_begin.push_back(static_cast<std::ptrdiff_t>(gaps.runs.size()));
+    }
+    const auto root = connect(gaps, [](std::size_t, std::size_t) { return true; });
+    std::vector<double> area(root.size(), 0);  // of those that reach the edge infinite
+    for_each_run(gaps, [&](std::ptrdiff_t r, Run gap, std::ptrdiff_t i) {
+        const bool open = r == 0 || r + 1 == rows || gap.begin == 0 || gap.end == cols;
+        area[root[i]] += open ? std::numeric_limits<double>::infinity() : gap.end - gap.begin;
+    });
+    Runs filled;
+    filled.runs.reserve(mask.runs.size());
+    filled.row_begin.push_back(0);
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        auto gap = gaps.row_begin[r];
+        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
+            const Run run = mask.runs[i];
+            const double hole = run.begin == 0 ? std::numeric_limits<double>::infinity() : area[root[gap++]];
+            if (std::isfinite(hole) && hole <= max_px) {
+                filled.runs.back().end = run.end;
+            } else {
+                filled.runs.push_back(run);
             }
         }
-    };
-    visit([&](std::ptrdiff_t r, Run run, std::int64_t& pixels) {
-        pixels += run.end - run.begin;
-        if (r == 0 || r + 1 == mask.rows || run.begin == 0 || run.end == mask.cols) pixels = open;
-    });
-    visit([&](std::ptrdiff_t r, Run run, std::int64_t pixels) {
-        if (static_cast<double>(pixels) > max_px) return;
-        std::fill(mask.row(r) + run.begin, mask.row(r) + run.end, std::uint8_t{1});
-    });
+        filled.row_begin.push_back(static_cast<std::ptrdiff_t>(filled.runs.size()));
+    }
+    return filled;
 }
 
 void expect_size(Plane<Label> nuclei, const char* name) {
@@ -424,6 +520,14 @@ struct Scratch {
     Plane<std::uint8_t> plane;
 };
 
+Runs runs_of(Plane<const std::uint8_t> probability, int threshold) {
+    const Scratch inside({nullptr, probability.rows, probability.cols});
+    for (std::ptrdiff_t i = 0; i < probability.size(); ++i) {
+        inside.plane.data[i] = static_cast<std::uint8_t>(probability.data[i] >= threshold);
+    }
+    return mask_runs(inside.view());
+}
+
 }  // namespace
 
 Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
@@ -440,19 +544,14 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
                   const NucleiSettings& settings, Plane<Label> nuclei) {
     expect_size(nuclei, "probability");
     if (nuclei.size() == 0) return 0;
-    const Scratch inside(nuclei);
-    const Plane<std::uint8_t> mask = inside.plane;
-    for (std::ptrdiff_t i = 0; i < mask.size(); ++i) {
-        mask.data[i] = static_cast<std::uint8_t>(probability.data[i] >= settings.threshold);
-    }
     const Scratch smoothed(nuclei);
     smooth(height, smoothed.plane);
     const Plane<const std::uint8_t> hills = smoothed.view();
+    Runs runs = runs_of(probability, settings.threshold);
     if (settings.peak_share > 0) {
-        cut_to_peaks(probability, hills, settings.min_rise, settings.peak_share, mask, nuclei);
+        runs = cut_to_peaks(probability, hills, std::move(runs), settings.min_rise, settings.peak_share);
     }
-    fill_holes(settings.max_hole_px, mask);
-    return split_runs(hills, mask_runs(inside.view()), settings.min_rise, nuclei);
+    return split_runs(hills, fill_holes(runs, nuclei.cols, settings.max_hole_px), settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast
