@@ -28,6 +28,11 @@ void for_each_run(const Runs& runs, const Body& body) {
     }
 }
 
+// Ends a row of runs that are added one by one; called once before the first.
+void end_row(Runs& runs) {
+    runs.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.runs.size()));
+}
+
 // The pixels of a mask, numbered in raster order. Of a slide's pixels few are in the mask: what is kept of
 // these lies one after another, so that each pass reads memory from front to back.
 struct Pixels {
@@ -325,7 +330,7 @@ Label keep_largest_parts(const Pixels& pixels, const Basins& basin, const std::v
                          Plane<Label> nuclei) {
     Runs parts;  // of one group each
     std::vector<Label> group_of;
-    parts.row_begin.push_back(0);
+    end_row(parts);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
@@ -340,7 +345,7 @@ Label keep_largest_parts(const Pixels& pixels, const Basins& basin, const std::v
                 group_of.push_back(here);
             }
         }
-        parts.row_begin.push_back(static_cast<std::ptrdiff_t>(parts.runs.size()));
+        end_row(parts);
     }
     const auto root =
         connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return group_of[i] == group_of[k]; });
@@ -413,7 +418,7 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
         lowest[i] = static_cast<std::uint8_t>(std::ceil(share * highest[group[i]]));
     }
     Runs kept;
-    kept.row_begin.push_back(0);
+    end_row(kept);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
@@ -426,7 +431,7 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
             }
             if (begin < run.end) kept.runs.push_back({begin, run.end});
         }
-        kept.row_begin.push_back(static_cast<std::ptrdiff_t>(kept.runs.size()));
+        end_row(kept);
     }
     return kept;
 }
@@ -435,7 +440,7 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
 Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
     const auto rows = static_cast<std::ptrdiff_t>(mask.row_begin.size()) - 1;
     Runs gaps;
-    gaps.row_begin.push_back(0);
+    end_row(gaps);
     const auto add_gap = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         if (begin == end) return;
         gaps.runs.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
@@ -447,7 +452,7 @@ Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
             begin = mask.runs[i].end;
         }
         add_gap(begin, cols);
-        gaps.row_begin.push_back(static_cast<std::ptrdiff_t>(gaps.runs.size()));
+        end_row(gaps);
     }
     const auto root = connect(gaps, [](std::size_t, std::size_t) { return true; });
     std::vector<double> area(root.size(), 0);  // of those that reach the edge infinite
@@ -457,7 +462,7 @@ Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
     });
     Runs filled;
     filled.runs.reserve(mask.runs.size());
-    filled.row_begin.push_back(0);
+    end_row(filled);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         auto gap = gaps.row_begin[r];
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
@@ -469,7 +474,7 @@ Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
                 filled.runs.push_back(run);
             }
         }
-        filled.row_begin.push_back(static_cast<std::ptrdiff_t>(filled.runs.size()));
+        end_row(filled);
     }
     return filled;
 }
