@@ -77,3 +77,12 @@ def test_the_stage_that_never_waits_is_the_bottleneck():
     assert stages.idle("decode") == pytest.approx(0.4)
     assert stages.idle("write") is None
     assert [row["idle"] for row in stages.rows()] == [0.8, 0.05, 0.4, None]
+
+
+def test_a_stage_that_never_worked_is_no_bottleneck():
+    empty_slide = Stages(
+        seconds={"tissue": 0.2, "finish": 0.1},
+        mpx={"tissue": 0.0, "finish": 0.0},
+        offered={"read": 1.0, "network": 1.0},
+    )
+    assert empty_slide.bottleneck() == "tissue"

@@ -56,7 +56,7 @@ class Stages:
 
     def bottleneck(self) -> str:
         """The stage that waited least, for which all others waited; "" before anything was timed."""
-        idle = {stage: share for stage in self.offered if (share := self.idle(stage)) is not None}
+        idle = {stage: share for stage in self.seconds if (share := self.idle(stage)) is not None}
         if idle:
             return min(idle, key=lambda stage: idle[stage])
         return max(self.seconds, key=lambda stage: self.seconds[stage], default="")
