@@ -155,6 +155,14 @@ def test_geojson_as_qupath_writes_it(recipe, tmp_path):
             r"reaches from \(900, 3\) to \(904, 7\), but the image is 64 x 32 pixels",
         ),
         ([feature(square(3.1, 3.1, 0.2))], "no outline covers a pixel"),
+        (
+            [feature(square(3, 3)) | {"properties": {"classification": {"name": 7}}}],
+            r"feature 0: expected a classification with a name, got \{'name': 7\}",
+        ),
+        (
+            [feature(square(3, 3)) | {"properties": ["tumor"]}],
+            r"feature 0: expected a classification with a name, got \['tumor'\]",
+        ),
     ],
 )
 def test_wrong_annotations_are_named(recipe, tmp_path, content, message):
@@ -162,6 +170,27 @@ def test_wrong_annotations_are_named(recipe, tmp_path, content, message):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DatasetError, match=rf"case.geojson: .*{message}"):
         read_geojson(path, (32, 64), recipe.sets[0], recipe)
+
+
+def test_what_looks_like_a_mistake_is_said(folder, slides, recipe, tmp_path, caplog):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    Image.fromarray(slides[0].image).save(tmp_path / "forgotten.png")
+    half = {"features": [feature((np.array(square(3, 3)) / 2).tolist())]}
+    (tmp_path / "case 0.geojson").write_text(json.dumps(half))
+    read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path / "cache")
+    left_out, too_small = (record.getMessage() for record in caplog.records)
+    assert "left out, no annotation: forgotten.png" in left_out
+    assert "case 0.geojson: reaches to (4, 4) of 160 x 144 pixels: was it exported from" in too_small
+
+
+def test_a_model_without_classes_ignores_them(folder, tmp_path):
+    recipe = load_recipe("fine-tune", [*CHANGES, "start.bundle=he-open"])
+    path = tmp_path / "case.geojson"
+    path.write_text(json.dumps([feature(square(3, 3), "Tumor")]))
+    labels, kinds = read_geojson(path, (32, 64), recipe.sets[0], recipe)
+    assert labels.max() == 1
+    assert not kinds.any()
 
 
 def test_wrong_folders_are_named(folder, recipe, slides, tmp_path):
@@ -181,6 +210,20 @@ def test_label_images_serve_as_well(slides, recipe, tmp_path):
     (sample,) = read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
     assert_array_equal(sample.targets["nucleus"] > 0, slides[0].labels > 0)
     assert (sample.targets["class"] == 255).all()
+    # Class ids are those of the recipe, whatever ids the files had that the bundle has learned from.
+    (tmp_path / "types").mkdir()
+    kinds = np.concatenate([[0], slides[0].class_ids]).astype(np.uint8)[slides[0].labels]
+    Image.fromarray(kinds).save(tmp_path / "types" / "0.png")
+    (sample,) = read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
+    assert_array_equal(sample.targets["class"][kinds > 0] + 1, kinds[kinds > 0])
+    Image.fromarray(np.where(kinds > 0, np.uint8(5), kinds)).save(tmp_path / "types" / "0.png")
+    with pytest.raises(
+        DatasetError, match=r"types/0.png: class id 5 is none of the recipe's classes \(1 = epithelial, 2 ="
+    ):
+        read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
+    Image.fromarray(255 * (slides[0].labels > 0).astype(np.uint8)).save(tmp_path / "labels" / "0.png")
+    with pytest.raises(DatasetError, match=r"labels/0.png: expected another id for each .* got 255 alone in"):
+        read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)
     Image.fromarray(slides[0].labels[1:].astype(np.uint16)).save(tmp_path / "labels" / "0.png")
     with pytest.raises(DatasetError, match=r"labels/0.png: expected ids of shape \(144, 160\)"):
         read_annotations(tmp_path, "train", recipe.sets[0], recipe, cache=tmp_path)

@@ -1,14 +1,15 @@
 """A user's own folder: images with QuPath GeoJSON annotations or label images beside them.
 
 For ``case.png``: ``case.geojson`` (or ``.geojson.gz``, ``.json``), or ``labels/case.png`` with instance ids
-and maybe ``types/case.png`` with class ids of the recipe. Images may lie in ``images/``, annotations in
-``annotations/``.
+and maybe ``types/case.png`` with class ids, 1 for the first of the recipe's ``classes.names``. Images may lie
+in ``images/``, annotations in ``annotations/``.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.errors import DatasetError
-from nucfast.ops import rasterize
+from nucfast.ops import label, rasterize
 from nucfast_training.data import SUFFIXES, Sample, make_sample, read_image, read_kinds, read_labels
 from nucfast_training.recipe import Recipe, SetSettings
 
 ENDINGS = (".geojson", ".geojson.gz", ".json")
+logger = logging.getLogger(__name__)
+
 VAL_SHARE = 0.2  # of the images, at least one
 
 
@@ -41,6 +44,9 @@ def read_annotations(
             f"{folder}: expected at least two images with an annotation (NAME.geojson or labels/NAME.png), "
             f"one of them for validation; got {len(pairs)} of {len(paths)} images"
         )
+    if len(pairs) < len(paths) and split == "train":
+        bare = sorted(set(paths) - {path for path, _ in pairs})
+        logger.warning("%s: left out, no annotation: %s", folder, ", ".join(path.name for path in bare))
     if not entry.mpp:
         raise DatasetError(
             f"{folder}: the images' resolution is not known: give it in um per pixel, --set sets.0.mpp=0.25"
@@ -55,9 +61,11 @@ def read_annotations(
         if annotation.name.endswith(ENDINGS):
             labels, kinds = read_geojson(annotation, image.shape[:2], entry, recipe)
         else:
-            labels = read_labels(annotation, image.shape[:2], path)
+            labels = _numbered(read_labels(annotation, image.shape[:2], path), annotation)
             types = folder / "types" / f"{path.stem}.png"
-            kinds = read_kinds(types, recipe, labels) if types.exists() else np.zeros(labels.shape, np.uint8)
+            kinds = np.zeros(labels.shape, np.uint8)
+            if types.exists():
+                kinds = read_kinds(types, recipe, labels, raw_ids=False)
         samples.append(make_sample(path.name, image, labels, kinds, entry.mpp, recipe, cache))
     return samples
 
@@ -69,6 +77,18 @@ def _annotation(folder: Path, image: Path) -> Path | None:
                 return place / f"{image.stem}{ending}"
     labels = folder / "labels" / f"{image.stem}.png"
     return labels if labels.is_file() else None
+
+
+def _numbered(labels: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
+    """Refuse a mask, all of whose nuclei would be one."""
+    ids = np.unique(labels[labels > 0])
+    parts = int(label(labels).max()) if len(ids) == 1 else 1
+    if parts > 1:
+        raise DatasetError(
+            f"{path}: expected another id for each nucleus, got {ids[0]} alone in {parts} places: number the "
+            "parts of the mask first, with nucfast.ops.label"
+        )
+    return labels
 
 
 def read_geojson(
@@ -107,6 +127,11 @@ def read_geojson(
             f"the image is {width} x {height} pixels: export the annotation from the same image, "
             "at full resolution"
         )
+    if (high < 0.55 * np.array([width, height])).all():
+        logger.warning(
+            "%s: reaches to (%.0f, %.0f) of %d x %d pixels: was it exported from a smaller image?",
+            path, *high, width, height,
+        )  # fmt: skip
     offsets = np.concatenate([[0], np.cumsum([len(ring) for ring in rings])]).astype(np.int64)
     labels = rasterize(
         vertices, offsets, np.arange(1, len(rings) + 1, dtype=np.int32), np.zeros((height, width), np.int32)
@@ -134,10 +159,18 @@ def _outlines(geometry: dict[str, Any], where: str) -> list[NDArray[np.float64]]
 
 
 def _class_of(feature: dict[str, Any], where: str, entry: SetSettings, recipe: Recipe) -> int:
-    classification = (feature.get("properties") or {}).get("classification") or {}
-    name = classification.get("name") or " ".join(classification.get("names", []))
-    if not name or recipe.classes is None:
+    if recipe.classes is None or not {"class", "semantic"} & recipe.loss.keys():
         return 0
+    properties = feature.get("properties") or {}
+    given = properties.get("classification") if isinstance(properties, dict) else properties
+    name = given
+    if isinstance(given, dict):
+        names = given.get("names") or []
+        name = given.get("name") or (" ".join(map(str, names)) if isinstance(names, list) else names)
+    if not name:
+        return 0
+    if not isinstance(name, str):
+        raise DatasetError(f"{where}: expected a classification with a name, got {str(given)[:60]}")
     known = {known.lower(): i + 1 for i, known in enumerate(recipe.classes.names)}
     meant = {key.lower(): value for key, value in entry.classes.items()}.get(name.lower(), name)
     if meant.lower() not in known:

@@ -96,9 +96,21 @@ def read_set(
         image = read_image(path)
         labels = read_labels(folder / "labels" / f"{row['id']}.png", image.shape[:2], path)
         kinds = read_kinds(types, recipe, labels) if types.exists() else np.zeros(labels.shape, np.uint8)
-        mpp = float(row.get("mpp") or 0) or entry.mpp or guess_mpp(labels)
+        mpp = _mpp(row, manifest) or entry.mpp or guess_mpp(labels)
         samples.append(make_sample(f"{folder.name}/{row['id']}", image, labels, kinds, mpp, recipe, cache))
     return samples
+
+
+def _mpp(row: Mapping[str, str], manifest: Path) -> float:
+    """What the manifest states; 0: nothing."""
+    text = row.get("mpp") or "0"
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = -1.0
+    if not 0.0 <= mpp < np.inf:
+        raise DatasetError(f"{manifest}: {row['id']}: expected um per pixel or nothing as mpp, got {text!r}")
+    return mpp
 
 
 def make_sample(
@@ -133,6 +145,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB."""
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":  # which Pillow would clip at 255
+                raise DatasetError(
+                    f"{path}: expected 8 bits per channel, got {image.mode!r}: scale it to 0..255 first"
+                )
             return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read as an image ({error})") from error
@@ -156,8 +172,10 @@ def read_labels(path: Path, shape: tuple[int, ...], image_path: Path) -> NDArray
     return labels.astype(np.int32)
 
 
-def read_kinds(path: Path, recipe: Recipe, labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Class ids of the recipe from an image of raw ids, (H, W) uint8."""
+def read_kinds(
+    path: Path, recipe: Recipe, labels: NDArray[np.int32], *, raw_ids: bool = True
+) -> NDArray[np.uint8]:
+    """Class ids of the recipe, (H, W) uint8, from an image of them or of raw ids."""
     try:
         with Image.open(path) as image:
             raw = np.asarray(image)
@@ -167,7 +185,14 @@ def read_kinds(path: Path, recipe: Recipe, labels: NDArray[np.int32]) -> NDArray
         raise DatasetError(f"{path}: expected class ids of shape {labels.shape}, got {raw.shape}")
     if recipe.classes is None:
         return np.zeros(labels.shape, np.uint8)
-    return map_kinds(raw, {int(key): value for key, value in recipe.classes.raw.items()}, path)
+    if raw_ids:
+        return map_kinds(raw, {int(key): value for key, value in recipe.classes.raw.items()}, path)
+    names = recipe.classes.names
+    strange = sorted(set(np.unique(raw).tolist()) - set(range(len(names) + 1)))
+    if strange:
+        known = ", ".join(f"{i} = {name}" for i, name in enumerate(names, start=1))
+        raise DatasetError(f"{path}: class id {strange[0]} is none of the recipe's classes ({known})")
+    return raw.astype(np.uint8)
 
 
 def map_kinds(raw: NDArray[np.generic], scheme: Mapping[int, int], path: Path) -> NDArray[np.uint8]:
