@@ -15,6 +15,7 @@ from nucfast_training.losses import (
     focal_tversky,
     heads_loss,
     log_dice,
+    smooth_cross_entropy,
     terms_of,
 )
 from nucfast_training.targets import UNCLASSIFIED
@@ -45,6 +46,27 @@ def test_undecided():
     assert float(dice(half, ONES)) == pytest.approx(1.0 - 17.0 / 25.0)
     logits = torch.zeros(2, 5, 3, 3)
     assert float(cross_entropy(logits, torch.zeros(2, 3, 3, dtype=torch.long))) == pytest.approx(np.log(5.0))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_cross_entropies_equal_numpy(smoothing, weights):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2, 3, 4, 5))
+    target = rng.integers(0, 3, (2, 4, 5))
+    target[0, 0] = UNCLASSIFIED
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    weight = np.ones(3) if weights is None else np.array(weights)
+    total = count = 0.0
+    for n, row, col in zip(*np.nonzero(target != UNCLASSIFIED), strict=True):
+        kind, found = target[n, row, col], logs[n, :, row, col]
+        total -= (1 - smoothing) * weight[kind] * found[kind] + smoothing * (weight * found).mean()
+        count += weight[kind]
+    loss = smooth_cross_entropy if smoothing else cross_entropy
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    assert float(loss(torch.from_numpy(logits), torch.from_numpy(target), given)) == pytest.approx(
+        total / count
+    )
 
 
 def test_focal_tversky_of_classes_equals_numpy():
