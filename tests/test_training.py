@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -21,14 +22,16 @@ from nucfast.ops import normalize_stain, split_instances
 from nucfast.testing import synthetic_slide
 from nucfast_export.run import export_run, load_bundle_network
 from nucfast_export.torch_engine import TorchEngine
+from nucfast_training import run as run_module
 from nucfast_training import train as train_module
-from nucfast_training.augmentation import AUGMENTATIONS, augment, jitter
+from nucfast_training.augmentation import AUGMENTATIONS
 from nucfast_training.data import Sample, read_sets
 from nucfast_training.errors import RecipeError, TrainingError
+from nucfast_training.freeze import prepare
 from nucfast_training.networks import build_network
 from nucfast_training.networks.fast_unet import FastUNet
 from nucfast_training.patches import Patches
-from nucfast_training.recipe import Recipe, merge
+from nucfast_training.recipe import Recipe, load_recipe, merge, recipe_names
 from nucfast_training.run import run_recipe
 from nucfast_training.start import calibrate_norms, load_from_bundle, load_grown
 from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
@@ -165,29 +168,6 @@ def test_whole_images_are_resized(data, tmp_path):
     assert (planes["labels"] > 0).mean() == pytest.approx((sample.labels > 0).mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentations_keep_image_and_targets_together(name):
-    made = synthetic_slide(64, 64, seed=0)
-    planes = {"image": made.image, "labels": made.labels.astype(np.uint16)}
-    changed = augment(planes, np.random.default_rng(1), {name: 1.0})
-    assert changed["image"].shape == made.image.shape
-    assert changed["image"].dtype == np.uint8
-    assert not np.array_equal(changed["image"], made.image)
-    assert set(np.unique(changed["labels"])) <= set(np.unique(made.labels))
-    # Nuclei stay darker than what surrounds them.
-    inside = changed["labels"] > 0
-    assert changed["image"][inside].mean() < changed["image"][~inside].mean() - 10
-    assert augment(planes, np.random.default_rng(1), {name: 0.0})["image"] is not changed["image"]
-
-
-def test_jitter_changes_colour_only_when_asked():
-    image = synthetic_slide(64, 64, seed=0).image
-    assert_array_equal(jitter(image, np.random.default_rng(0), strength=0.0), image)
-    changed = jitter(image, np.random.default_rng(0), strength=1.0)
-    assert changed.shape == image.shape
-    assert not np.array_equal(changed, image)
-
-
 def records(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
@@ -209,7 +189,7 @@ def test_a_run_learns_goes_on_and_becomes_a_bundle(data, tmp_path):
     assert exported.bundle.name == "tiny"
     assert [entry.name for entry in exported.bundle.classes] == RECIPE["classes"]["names"]
     other = merge(RECIPE, {"network": RECIPE["network"] | {"head_width": 12}})
-    with pytest.raises(RecipeError, match=r"holds a run of another network"):
+    with pytest.raises(RecipeError, match=r"holds a run with another network.head_width"):
         train(Recipe.of(other), data=data, out=run, device="cpu")
 
 
@@ -237,6 +217,54 @@ def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(data, tmp_path)
     train(binary(), data=data, out=tmp_path / "parts", device="cpu", on_event=messages.append)
     assert {"event": "message", "message": "goes on from step 3"} in messages
     assert records(tmp_path / "parts")[-1]["val"] == records(tmp_path / "whole")[-1]["val"]
+
+
+def test_dropout_goes_on_as_well(data, tmp_path):
+    network = {"kind": "unet", "widths": [4, 4, 4], "heads": {"nucleus": 1}, "dropout": 0.5}
+    train(binary(network=network), data=data, out=tmp_path / "whole", device="cpu")
+    train(binary(network=network, optimiser={"steps": 2}), data=data, out=tmp_path / "parts", device="cpu")
+    torch.rand(7)
+    train(binary(network=network), data=data, out=tmp_path / "parts", device="cpu")
+    assert records(tmp_path / "parts")[-1]["val"] == records(tmp_path / "whole")[-1]["val"]
+
+
+def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_path):
+    out = tmp_path / "run"
+    train(binary(), data=data, out=out, device="cpu")
+    assert train(binary(), data=data, out=out, device="cpu").stopped == "done"  # the same again is no error
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    image = Image.open(other / "made" / "images" / "train.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image.save(other / "made" / "images" / "train.png")
+    with pytest.raises(RecipeError, match=r"run: holds a run that is finished, with other training images"):
+        train(binary(), data=other, out=out, device="cpu")
+    with pytest.raises(RecipeError, match=r"is finished, with other patches.stain; give another --out"):
+        train(binary(patches={"stain": 0.5}), data=data, out=out, device="cpu")
+    with pytest.raises(RecipeError, match=r"holds a run with another optimiser.kind; give another --out"):
+        train(binary(optimiser={"kind": "sgd", "steps": 12}), data=data, out=out, device="cpu")
+    messages = []
+    longer = binary(patches={"stain": 0.5}, optimiser={"steps": 8, "weight_decay": 0.5})
+    report = train(longer, data=other, out=out, device="cpu", on_event=messages.append)
+    assert report.steps == 8
+    text = next(event["message"] for event in messages if event["event"] == "message")
+    assert text == "goes on from step 6, with other optimiser.steps, optimiser.weight_decay, patches.stain"
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    train(binary(), data=data, out=tmp_path, device="cpu")
+    stored = (tmp_path / "last.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(RecipeError, match=r"last.safetensors: is damaged .*; remove it to begin anew"):
+        train(binary(), data=data, out=tmp_path, device="cpu")
+
+
+def test_tensorboard_gets_the_log(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(binary(), data=data, out=tmp_path, device="cpu", tensorboard=True)
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert b"train/loss" in content
+    assert b"val/jaccard" in content
 
 
 def test_patience_and_time_end_a_run(data, tmp_path):
@@ -277,21 +305,74 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(data, tmp_path):
     assert (tmp_path / "hot" / "weights.safetensors").read_bytes() == good
 
 
-def test_out_of_memory_names_the_setting(data, tmp_path, monkeypatch):
-    def build(recipe):
-        network = real(recipe)
-        network.forward = exhaust
-        return network
-
-    def exhaust(x):
+@pytest.mark.parametrize("place", ["heads_loss", "_batch", "calibrate_norms", "soften"])
+def test_out_of_memory_names_the_setting(data, tmp_path, monkeypatch, place):
+    def exhaust(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    real = train_module.build_network
-    monkeypatch.setattr(train_module, "build_network", build)
+    monkeypatch.setattr(train_module, place, exhaust)
+    recipe = with_changes(teacher={"bundle": "he-fast"} if place == "soften" else {})
+    if place == "calibrate_norms":
+        train(with_changes(optimiser={"steps": 1}), data=data, out=tmp_path / "small", device="cpu")
+        recipe = with_changes(start={"grow": str(tmp_path / "small")})
     with pytest.raises(
         TrainingError, match=r"cpu: out of memory at step 0 with patches.batch = 4 of 64 px: lower"
     ):
-        train(binary(), data=data, out=tmp_path, device="cpu")
+        train(recipe, data=data, out=tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"network": RECIPE["network"] | {"classes": 3}},
+            "network: its head 'class' has 3 channels, but classes.names has 4 classes: change",
+        ),
+        (
+            {"network": FCN | {"heads": {"semantic": 4}}, "loss": {"semantic": 1.0}},
+            "its head 'semantic' has 4 channels, but classes.names has 4 classes and the background",
+        ),
+        (
+            {"network": FCN, "loss": {"nucleus": 1.0, "distance": 1.0}},
+            r"loss.distance: this network has no such head \(it has nucleus\)",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_the_classes(data, tmp_path, tables, message):
+    with pytest.raises(RecipeError, match=message):
+        train(with_changes(**tables), data=data, out=tmp_path, device="cpu")
+
+
+def test_what_is_frozen_stays_as_it_is():
+    kind = {"kind": "unet", "widths": [4, 4, 4], "heads": {"nucleus": 1}, "batch_norm": True}
+    recipe = binary(
+        network=kind,
+        start={"encoder": "weights.pth"},
+        freeze={"parts": ["encoder."], "until_epoch": 5.0, "batch_norm_from_epoch": 5.0},
+    )
+    network = build_network(recipe.table)
+    image = torch.rand(2, 3, 64, 64)
+
+    def learned(epoch):
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        prepare(network, recipe, epoch)
+        network.zero_grad()
+        network(image)["nucleus"].square().mean().backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.1 * parameter.grad
+        return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+
+    first = learned(0.0)
+    assert first
+    assert not any(name.startswith("encoder.") for name in first)
+    assert any("running_mean" in name for name in first)  # of the decoder
+    later = learned(5.0)
+    assert any(name.startswith("encoder.") for name in later)
+    assert not any("running" in name or "num_batches" in name for name in later)
+    norms = {name for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert not {name.rpartition(".")[0] for name in later} & norms
 
 
 def test_settings_that_do_not_fit(data, tmp_path):
@@ -325,6 +406,13 @@ def test_bad_sets_are_named(data, tmp_path):
     def strange_class(folder):
         Image.fromarray(np.full((160, 200), 9, np.uint8)).save(folder / "types" / "train.png")
 
+    def sixteen_bits(folder):
+        Image.fromarray(np.full((160, 200), 4080, np.uint16)).save(folder / "images" / "train.png")
+
+    def no_number(folder):
+        manifest = folder / "manifest.csv"
+        manifest.write_text("id,split,image,mpp\ntrain,train,images/train.png,n/a\n")
+
     def no_image(folder):
         (folder / "images" / "train.png").unlink()
 
@@ -338,6 +426,8 @@ def test_bad_sets_are_named(data, tmp_path):
             r"labels/train.png: expected ids of shape \(160, 200\) as train.png has, got \(160, 201\)",
         ),
         (strange_class, r"types/train.png: class id 9 is not in the recipe's classes.raw \(1, 2, 3, 4\)"),
+        (sixteen_bits, r"images/train.png: expected 8 bits per channel, got 'I;16': scale it"),
+        (no_number, r"manifest.csv: train: expected um per pixel or nothing as mpp, got 'n/a'"),
         (no_image, r"images/train.png: cannot be read as an image"),
         (no_split, "made: no image of split 'train'"),
     ):
@@ -355,16 +445,35 @@ def test_stain_normalisation_is_that_of_the_library(data, tmp_path):
     assert (found[-1] == 255).all()  # nothing to normalise
 
 
-def test_smoke_runs_a_sweep_and_an_ensemble_on_synthetic_sets(tmp_path):
-    narrow = "network={ kind = 'unet', widths = [4, 4, 4, 4, 4], heads = { nucleus = 1 } }"
-    reports = run_recipe("isbi2012-unet", changes=[narrow], out=tmp_path / "sweep", device="cpu", smoke=True)
-    assert [report.steps for report in reports] == [4, 4, 4]
-    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    assert list(rows) == ["sgd", "adagrad", "adam"]
-    assert 0 < rows["adam"]["scores"]["pixel_accuracy"] < 1
-    (report,) = run_recipe("dsb2018-ensemble", out=tmp_path / "ensemble", device="cpu", smoke=True)
-    assert report.steps == 0
-    assert report.metric == "mean_ap"
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_on_synthetic_sets(tmp_path, name):
+    network = load_recipe(name).network
+    narrow = []  # it is the recipe that is tried
+    if network["kind"] in {"unet", "segnet", "linknet"}:
+        narrow = [f"network.widths={[16] * len(network.get('widths', range(5)))}"]
+    elif network["kind"] == "unet_sharp":
+        narrow = ["network.width=4", "network.bridge=8", "network.depths=[1, 1, 1, 1]"]
+    reports = run_recipe(name, changes=narrow, out=tmp_path, device="cpu", smoke=True)
+    assert {report.steps for report in reports} == ({0} if network["kind"] == "ensemble" else {4})
+    assert all(math.isfinite(report.best) for report in reports)
+    sweep = load_recipe(name).sweep
+    if sweep:
+        rows = json.loads((tmp_path / "sweep.json").read_text())
+        assert list(rows) == list(sweep)
+
+
+def test_a_sweep_goes_on_after_a_variant_that_fails(data, tmp_path, monkeypatch):
+    table = merge(binary().table, {"sweep": {"hot": {"optimiser.learning_rate": 1e30}, "ok": {}}})
+    table = merge(table, {"optimiser": {"kind": "sgd", "clip": 0.0}})
+    monkeypatch.setattr(run_module, "load_recipe", lambda name, changes: Recipe.of(table))
+    events = []
+    (report,) = run_recipe("it", data=data, out=tmp_path, device="cpu", on_event=events.append)
+    assert report.out == tmp_path / "ok"
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert "lower optimiser.learning_rate" in rows["hot"]["error"]
+    assert rows["ok"]["steps"] == 6
+    (failure,) = (event for event in events if event["event"] == "failed")
+    assert failure["message"].startswith("hot: the loss is")
 
 
 def test_an_ensemble_takes_its_members_from_their_runs(data, tmp_path):
@@ -425,7 +534,7 @@ def test_a_refined_network_knows_what_the_coarse_one_did(tmp_path):
     with torch.no_grad():
         found, expected = fine.eval()(enlarged), coarse.eval()(image)
         torch.testing.assert_close(found["class"], expected["class"], rtol=1e-4, atol=1e-4)
-        calibrate_norms(fine, enlarged)
+        calibrate_norms(fine, [enlarged])
         again, training = fine.eval()(enlarged), fine.train()(enlarged)
     for name in found:
         torch.testing.assert_close(again[name], found[name], rtol=1e-3, atol=1e-3)
@@ -497,7 +606,7 @@ def test_a_bundles_network_trains_on_from_what_it_computes():
     images = torch.from_numpy(synthetic_slide(256, 192, seed=3).image[None]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         before = network.eval()(images)
-        calibrate_norms(network, images)
+        calibrate_norms(network, [images])
         after, training = network.eval()(images), network.train()(images)
     for name, logits in before.items():
         torch.testing.assert_close(after[name], logits, rtol=1e-3, atol=1e-3)

@@ -39,10 +39,10 @@ def prepare(network: nn.Module, recipe: Recipe, epoch: float) -> None:
         frozen = any(name.startswith(part) for part in freeze.parts)
         frozen |= BODY in freeze.parts and not name.startswith(outer)
         parameter.requires_grad_(from_nothing or not (held and frozen))
-    if from_nothing or not 0 <= freeze.batch_norm_from_epoch <= epoch:
-        return
+    norms_stay = not from_nothing and 0 <= freeze.batch_norm_from_epoch <= epoch
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
+            if norms_stay:
+                module.requires_grad_(False)
+            if not module.weight.requires_grad:  # nor may a frozen one go on measuring
+                module.eval()

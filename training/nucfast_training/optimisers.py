@@ -85,20 +85,20 @@ OPTIMISERS: dict[str, Callable[[Iterable[Tensor], OptimiserSettings], Optimizer]
 
 
 def pack(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors by name, and the rest, which is plain JSON."""
+    """An optimiser's state as tensors by name, and what of it is plain JSON; not its settings."""
     state = optimiser.state_dict()
     tensors, rest = {}, {}
     for index, values in state["state"].items():
         for name, value in values.items():
             place = tensors if isinstance(value, Tensor) else rest
             place[f"{index}.{name}"] = value
-    return tensors, {"groups": state["param_groups"], "rest": rest}
+    return tensors, {"rest": rest}
 
 
 def unpack(optimiser: Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Put back what ``pack`` gave."""
+    """Put back what ``pack`` gave; learning rate, momentum and the like stay the optimiser's own."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **plain["rest"]}.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from nucfast_training.errors import RecipeError
+from nucfast_training.errors import RecipeError, TrainingError
 from nucfast_training.recipe import load_recipe
 from nucfast_training.smoke import IMAGES, make_data, shrink
 from nucfast_training.train import Event, TrainReport, train
@@ -42,7 +43,7 @@ def run_recipe(
         on_event: as in ``train``.
 
     Returns:
-        One report per variant.
+        One report per variant that was trained to its end; what stopped the others is in ``sweep.json``.
 
     Raises:
         NucfastError: recipe, data or device cannot be used, or a run cannot go on.
@@ -51,6 +52,7 @@ def run_recipe(
     folder = out or Path("runs") / recipe.name
     variants = recipe.variants()
     reports = []
+    rows: dict[str, Any] = {}
     began = time.monotonic()
     for i, (variant, chosen) in enumerate(variants.items()):
         settings = shrink(chosen) if smoke else chosen
@@ -61,8 +63,8 @@ def run_recipe(
             place = folder / "data"
             make_data(settings, place)
         left = max_seconds - (time.monotonic() - began)
-        reports.append(
-            train(
+        try:
+            report = train(
                 settings,
                 data=place,
                 out=folder / variant,
@@ -72,11 +74,17 @@ def run_recipe(
                 tensorboard=tensorboard,
                 on_event=on_event,
             )
-        )
-    if recipe.sweep:
-        rows = {
-            variant: asdict(report) | {"out": str(report.out)}
-            for variant, report in zip(variants, reports, strict=True)
-        }
-        (folder / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")
+        except TrainingError as error:
+            # Of a sweep the others are run: which rates are too high is what it may be there to find.
+            if not recipe.sweep:
+                raise
+            rows[variant] = {"error": str(error)}
+            on_event({"event": "failed", "message": f"{variant}: {error}"})
+        else:
+            reports.append(report)
+            rows[variant] = asdict(report) | {"out": str(report.out)}
+        if recipe.sweep:
+            (folder / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")
+    if not reports:
+        raise TrainingError(f"{recipe.name}: no variant could be trained; {folder / 'sweep.json'} says why")
     return reports

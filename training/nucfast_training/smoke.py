@@ -18,6 +18,7 @@ from nucfast_training.recipe import Recipe, SetSettings, merge
 
 STEPS = 4
 IMAGES = 2  # per split
+SYNTHETIC_MPP = 0.5
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -32,7 +33,11 @@ def shrink(recipe: Recipe) -> Recipe:
     }
     if recipe.network["kind"] == "ensemble":
         small["optimiser"]["steps"] = 0
-    return Recipe.of(merge(json.loads(json.dumps(recipe.table)), small))
+    table = merge(json.loads(json.dumps(recipe.table)), small)
+    for entry in table["sets"]:
+        if entry.get("layout") == "annotations":
+            entry.setdefault("mpp", SYNTHETIC_MPP)  # which a user has to give
+    return Recipe.of(table)
 
 
 def make_data(recipe: Recipe, root: Path) -> None:
@@ -45,10 +50,10 @@ def make_data(recipe: Recipe, root: Path) -> None:
             _write_annotations(folder)
         else:
             modalities = [other.modality for other in recipe.sets if other.name == entry.name]
-            _write_manifest(folder, modalities, recipe)
+            _write_manifest(folder, modalities, recipe, entry.mpp or SYNTHETIC_MPP)
 
 
-def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe) -> None:
+def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe, mpp: float) -> None:
     for name in ("images", "labels", "types"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     raw = [0, *(int(key) for key in (recipe.classes.raw if recipe.classes else {"1": 1}))]
@@ -59,7 +64,7 @@ def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe) -> 
             for i in range(IMAGES):
                 name = f"{split}_{modality}{i}"
                 made = synthetic_slide(160, 144, nuclei_per_mm2=5000, seed=i + 2 * (split == "val"))
-                writer.writerow([name, split, f"images/{name}.png", modality, made.mpp])
+                writer.writerow([name, split, f"images/{name}.png", modality, mpp])
                 Image.fromarray(made.image).save(folder / "images" / f"{name}.png")
                 Image.fromarray(made.labels.astype(np.uint16)).save(folder / "labels" / f"{name}.png")
                 kinds = np.array(raw, np.uint8)[1 + made.labels % (len(raw) - 1)] * (made.labels > 0)

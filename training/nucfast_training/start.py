@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def calibrate_norms(network: nn.Module, images: Tensor) -> None:
+def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Let batch normalisation know what goes through it, without changing what the network computes.
 
     A bundle's normalisation is folded into its convolutions. To train on, each layer of it needs the mean and
@@ -161,26 +161,30 @@ def calibrate_norms(network: nn.Module, images: Tensor) -> None:
 
     Args:
         network: as ``load_from_bundle`` fills it.
-        images: (N, 3, H, W), as it is trained on; dozens of patches.
+        batches: (N, 3, H, W) each, as it is trained on; dozens of patches in all.
     """
-    seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+    seen: dict[nn.BatchNorm2d, list[Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3))
-        seen[module] = mean, variance  # type: ignore[index]
+        variance, mean = torch.var_mean(args[0].double(), dim=(0, 2, 3), correction=0)
+        seen.setdefault(module, []).append(torch.stack([mean, variance + mean**2]))  # type: ignore[arg-type]
 
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [module.register_forward_pre_hook(note) for module in norms]
     was_training = network.training
-    network.eval()(images)
+    network.eval()
+    for images in batches:
+        network(images)
     network.train(was_training)
     for hook in hooks:
         hook.remove()
-    for norm, (mean, variance) in seen.items():
+    for norm, moments in seen.items():
         if norm.running_mean is None or norm.running_var is None:
             continue
+        mean, square = torch.stack(moments).mean(dim=0)
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         norm.bias += (mean - norm.running_mean) * scale
+        variance = (square - mean**2).clamp_(min=0.0).float()
         norm.weight.copy_(scale * torch.sqrt(variance + norm.eps))
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)

@@ -7,6 +7,8 @@ with the recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import itertools
 import json
 import math
@@ -24,20 +26,20 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nucfast.engine.threads import available_cpus
 from nucfast.errors import require
 from nucfast_training.augmentation import Planes
-from nucfast_training.data import read_sets
+from nucfast_training.data import Sample, read_sets
 from nucfast_training.device_patches import DevicePatches, makes_here
 from nucfast_training.errors import RecipeError, TrainingError
 from nucfast_training.freeze import check_freeze, prepare
 from nucfast_training.losses import heads_loss
 from nucfast_training.metrics import MaskScores
-from nucfast_training.networks import build_network
+from nucfast_training.networks import build_network, check_heads
 from nucfast_training.optimisers import OPTIMISERS, pack, unpack
 from nucfast_training.patches import Patches
 from nucfast_training.pictures import draw_learning_curve, draw_predictions
@@ -48,6 +50,8 @@ from nucfast_training.teacher import soften
 
 LOG_EVERY = 100  # steps
 LOOK_EVERY = 20  # steps of a GPU, which would wait if each step's loss were looked at
+# What a run in a folder keeps to the end. Anything else may be changed when it goes on.
+LASTING = ("network.", "classes.", "start.", "mpp", "optimiser.kind")
 MAX_SHOWN = 4  # patches in predictions.png
 CALIBRATION_BATCHES = 4  # from which the normalisation of a bundle's network is estimated
 
@@ -101,7 +105,8 @@ def train(
         on_event: called with each line of the log, and with {"event": "step" | "message", ...} in between.
 
     Raises:
-        RecipeError: the recipe asks for what is not there, or the run in ``out`` has another network.
+        RecipeError: the recipe asks for what is not there, or the run in ``out`` has another network,
+            optimiser or start, or is finished with other settings or training images.
         DatasetError: the data are not as they must be.
         TrainingError: the loss is not finite, or memory ran out; the last good checkpoint stays.
     """
@@ -109,21 +114,22 @@ def train(
     cv2.setNumThreads(1)
     run = _Run(recipe, out, _device(device), on_event, tensorboard)
     cache = out / "cache"
-    sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
-    if recipe.teacher.bundle:
-        classes = recipe.classes.names if recipe.classes else ()
-        sets = soften(
-            sets,
-            recipe.teacher.bundle,
-            recipe.teacher.share,
-            cache=cache,
-            classes=classes,
-            device=str(run.device),
-        )
-    on_device = run.device.type == "cuda" and makes_here(recipe)
-    patches = DevicePatches(sets, recipe, run.device) if on_device else Patches(sets, recipe)
-    val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
-    return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
+    with run.guarded():
+        sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
+        run.learns_from(sets)
+        if recipe.teacher.bundle:
+            sets = soften(
+                sets,
+                recipe.teacher.bundle,
+                recipe.teacher.share,
+                cache=cache,
+                classes=recipe.classes.names if recipe.classes else (),
+                device=str(run.device),
+            )
+        on_device = run.device.type == "cuda" and makes_here(recipe)
+        patches = DevicePatches(sets, recipe, run.device) if on_device else Patches(sets, recipe)
+        val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
+        return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
 
 
 def _device(name: str) -> torch.device:
@@ -176,6 +182,7 @@ class _Run:
                 f"patches.size_px: expected a multiple of {stride} for this network, "
                 f"got {recipe.patches.size_px}"
             )
+        check_heads(network, recipe)
         check_freeze(network, recipe)
         if not self.checkpoint.exists():
             load_start(network, recipe, self.say)
@@ -187,11 +194,14 @@ class _Run:
         self.class_weights = torch.tensor(weights, device=device) if weights else None
         self.step, self.seconds, self.best, self.worse = 0, 0.0, math.nan, 0
         self.scores: dict[str, float] = {}
+        self.changed: list[str] = []  # since the run in the folder began
+        self.data = ""
         if self.checkpoint.exists():
             self._resume()
         self.board = None
         if tensorboard:
-            module = require("torch.utils.tensorboard", extra="train", purpose="--tensorboard")
+            require("tensorboard", extra="tensorboard", purpose="--tensorboard")
+            module = importlib.import_module("torch.utils.tensorboard")
             self.board = module.SummaryWriter(str(out))
 
     def say(self, message: str) -> None:
@@ -219,6 +229,12 @@ class _Run:
                 "steps": steps,
             }
         )
+        over = self.step >= steps or self.seconds >= max_seconds
+        if self.changed and (over or (validation.patience and self.worse >= validation.patience)):
+            raise RecipeError(
+                f"{self.out}: holds a run that is finished, with other {', '.join(self.changed)}; give "
+                "another --out, remove the folder, or allow more steps or seconds"
+            )
         start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
         if (start.bundle or start.grow or start.refine) and not frozen and not self.checkpoint.exists():
             self._calibrate(patches)
@@ -276,8 +292,9 @@ class _Run:
         return report
 
     def _calibrate(self, patches: Patches) -> None:
-        images = [_batch(patches, number, self.device)[0] for number in range(CALIBRATION_BATCHES)]
-        calibrate_norms(self.network, to_input(torch.cat(images), self.device))
+        numbers = range(CALIBRATION_BATCHES)
+        images = (to_input(_batch(patches, number, self.device)[0], self.device) for number in numbers)
+        calibrate_norms(self.network, images)
         if self.average is not self.network:
             self.average.load_state_dict(self.network.state_dict())
 
@@ -293,16 +310,15 @@ class _Run:
         settings = self.recipe.optimiser
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(progress)
-        with self._guarded():
-            losses = self._losses(batch)
-            total = torch.stack(list(losses.values())).sum()
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            if settings.clip:
-                nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-            self.optimiser.step()
-            if settings.ema:
-                self._update_average(min(settings.ema, (self.step + 1) / (self.step + 10)))
+        losses = self._losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        if settings.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimiser.step()
+        if settings.ema:
+            self._update_average(min(settings.ema, (self.step + 1) / (self.step + 10)))
         return {name: loss.detach() for name, loss in losses.items()} | {"loss": total.detach()}
 
     def _rate(self, progress: float) -> float:
@@ -361,26 +377,25 @@ class _Run:
         sums: dict[str, float] = {}
         parts = 0
         size = self.recipe.patches.batch
-        with self._guarded():
-            for start in range(0, len(val), size):
-                group = val[start : start + size]
-                heads = self._predict(group)
-                targets = {
-                    name: torch.from_numpy(np.stack([planes[name] for planes in group])).to(self.device)
-                    for name in self.recipe.loss
-                }
-                losses = heads_loss(heads, targets, self.recipe.loss, self.class_weights)
-                losses["loss"] = torch.stack(list(losses.values())).sum()
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(loss) * len(group)
-                parts += len(group)
-                if head is not None:
-                    found = self._masks(head, heads[head])
-                    for planes, mask in zip(group, found, strict=True):
-                        truth = np.asarray(planes[head], np.uint8)
-                        counts.add((truth >= 128).astype(np.uint8) if head == "nucleus" else truth, mask)
-                        if self.recipe.validation.metric == "mean_ap":
-                            counts.add_instances(planes["labels"].astype(np.int32), mask > 0)
+        for start in range(0, len(val), size):
+            group = val[start : start + size]
+            heads = self._predict(group)
+            targets = {
+                name: torch.from_numpy(np.stack([planes[name] for planes in group])).to(self.device)
+                for name in self.recipe.loss
+            }
+            losses = heads_loss(heads, targets, self.recipe.loss, self.class_weights)
+            losses["loss"] = torch.stack(list(losses.values())).sum()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss) * len(group)
+            parts += len(group)
+            if head is not None:
+                found = self._masks(head, heads[head])
+                for planes, mask in zip(group, found, strict=True):
+                    truth = np.asarray(planes[head], np.uint8)
+                    counts.add((truth >= 128).astype(np.uint8) if head == "nucleus" else truth, mask)
+                    if self.recipe.validation.metric == "mean_ap":
+                        counts.add_instances(planes["labels"].astype(np.int32), mask > 0)
         scores = {name: total / parts for name, total in sums.items()}
         if head is not None:
             scores |= {name: value for name, value in counts.scores().items() if not math.isnan(value)}
@@ -429,28 +444,38 @@ class _Run:
         state, plain = pack(self.optimiser)
         tensors |= {f"optimiser.{name}": value for name, value in state.items()}
         progress = {"step": self.step, "seconds": self.seconds, "best": self.best, "worse": self.worse}
+        tensors["random"] = torch.get_rng_state()  # of dropout; patches draw by their numbers
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         header = {
             "recipe": json.dumps(self.recipe.table),
-            "progress": json.dumps(progress | {"scores": self.scores}),
+            "progress": json.dumps(progress | {"scores": self.scores, "data": self.data}),
             "optimiser": json.dumps(plain),
         }
         _save(tensors, self.checkpoint, header)
 
     def _resume(self) -> None:
-        with safe_open(self.checkpoint, "pt") as file:
-            header = file.metadata()
-        stored = json.loads(header["recipe"])
-        if stored["network"] != self.recipe.table["network"]:
+        try:
+            with safe_open(self.checkpoint, "pt") as file:
+                header = file.metadata()
+            tensors = load_file(self.checkpoint)
+        except (OSError, SafetensorError) as error:
             raise RecipeError(
-                f"{self.out}: holds a run of another network; give another --out, or remove the folder"
+                f"{self.checkpoint}: is damaged ({error}); remove it to begin anew, or give another --out"
+            ) from error
+        self.changed = changed_settings(json.loads(header["recipe"]), self.recipe.table)
+        other = [key for key in self.changed if key.startswith(LASTING)]
+        if other:
+            raise RecipeError(
+                f"{self.out}: holds a run with another {other[0]}; give another --out, or remove the folder"
             )
-        tensors = load_file(self.checkpoint, device=str(self.device))
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
+        # Copied to where the networks are; the optimiser's go where its weights are.
         self.network.load_state_dict(part("network."))
         if self.average is not self.network:
             self.average.load_state_dict(part("average.") or part("network."))
@@ -458,7 +483,25 @@ class _Run:
         progress = json.loads(header["progress"])
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.best, self.worse, self.scores = progress["best"], progress["worse"], progress["scores"]
-        self.say(f"goes on from step {self.step}")
+        self.data = progress.get("data", "")
+        if "random" in tensors:
+            torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
+        others = f", with other {', '.join(self.changed)}" if self.changed else ""
+        self.say(f"goes on from step {self.step}{others}")
+
+    def learns_from(self, sets: list[list[Sample]]) -> None:
+        """Note the training images; a run that goes on may get others."""
+        digest = hashlib.sha256()
+        for sample in itertools.chain(*sets):
+            digest.update(f"{sample.name} {sample.image.shape}".encode())
+            digest.update(np.ascontiguousarray(sample.image))
+            digest.update(np.ascontiguousarray(sample.labels))
+        data = digest.hexdigest()
+        if self.data and self.data != data:
+            self.changed.append("training images")
+        self.data = data
 
     def _kept(self) -> str:
         if self.weights.exists():
@@ -474,7 +517,7 @@ class _Run:
             raise
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """Say which settings decide about memory when it runs out."""
         try:
             yield
@@ -525,6 +568,20 @@ def _batches(patches: Patches, first: int, device: torch.device) -> Iterator[Ite
         yield draw()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of settings, such as "optimiser.steps", that two recipes' tables have different."""
+
+    def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping | list):
+            for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+                yield from flat(part, f"{name}.{key}" if name else str(key))
+        else:
+            yield name, value
+
+    old, new = dict(flat(before, "")), dict(flat(now, ""))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:

@@ -32,7 +32,7 @@ from nucfast.errors import require
     "--smoke", is_flag=True, help="A few steps of small patches, on synthetic images without --data."
 )
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's event files.")
-def command(recipe: str, **settings: Any) -> None:
+def command(recipe: str, **settings: Any) -> int:
     """Train RECIPE: the name of one that comes with nucfast, or a TOML file.
 
     The recipe "fine-tune" goes on from a model that comes with nucfast, on your own annotated images. An
@@ -46,11 +46,23 @@ def command(recipe: str, **settings: Any) -> None:
         settings["data"] = None  # what lies in NUCFAST_DATA may lack this recipe's sets
     keep_memory()
     run = importlib.import_module("nucfast_training.run")
-    for report in run_with_progress(lambda on_event: run.run_recipe(recipe, on_event=on_event, **settings)):
+    failed = 0
+
+    def work(on_event: Callable[[dict[str, Any]], None]) -> list[Any]:
+        def tell(event: dict[str, Any]) -> None:
+            nonlocal failed
+            failed += event["event"] == "failed"
+            on_event(event)
+
+        reports: list[Any] = run.run_recipe(recipe, on_event=tell, **settings)
+        return reports
+
+    for report in run_with_progress(work):
         click.echo(
             f"{report.out}: {report.steps:,} steps in {report.seconds:.0f} s ({report.stopped}); "
             f"best {report.metric} {report.best:.4f}"
         )
+    return min(failed, 1)
 
 
 def run_with_progress(work: Callable[[Callable[[dict[str, Any]], None]], list[Any]]) -> list[Any]:
@@ -84,7 +96,7 @@ def run_with_progress(work: Callable[[Callable[[dict[str, Any]], None]], list[An
                     markup=False,
                     soft_wrap=True,
                 )
-            elif kind == "message":
+            elif kind in {"message", "failed"}:
                 console.print(event["message"], markup=False, soft_wrap=True)
             elif kind == "log" and "val" in event:
                 scores = "  ".join(f"{name} {value:.4f}" for name, value in event["val"].items())

@@ -7,8 +7,9 @@ parts after the last shared features, which may be trained alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from nucfast_training.errors import RecipeError
@@ -19,6 +20,9 @@ from nucfast_training.networks.linknet import LinkNet
 from nucfast_training.networks.segnet import SegNet
 from nucfast_training.networks.unet import UNet
 from nucfast_training.networks.unet_sharp import UNetSharp
+
+if TYPE_CHECKING:
+    from nucfast_training.recipe import Recipe
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "ensemble": Ensemble,
@@ -45,3 +49,31 @@ def build_network(recipe: Mapping[str, Any]) -> nn.Module:
         return NETWORKS[kind](**settings)
     except TypeError as error:
         raise RecipeError(f"network: {kind} does not take these settings ({error})") from error
+
+
+def check_heads(network: nn.Module, recipe: Recipe) -> None:
+    """Hold the network's outputs against what the recipe teaches them.
+
+    Raises:
+        RecipeError: the network lacks a head of ``[loss]``, or one has not as many channels as there are
+            classes.
+    """
+    side = int(network.stride_px)  # type: ignore[arg-type]
+    was_training = network.training
+    with torch.no_grad():
+        channels = {name: out.shape[1] for name, out in network.eval()(torch.zeros(1, 3, side, side)).items()}
+    network.train(was_training)
+    classes = len(recipe.classes.names) if recipe.classes else 0
+    for head in recipe.loss:
+        if head not in channels:
+            raise RecipeError(
+                f"loss.{head}: this network has no such head (it has {', '.join(channels)}): leave it "
+                "out, or change [network]"
+            )
+        needed = {"class": classes, "semantic": classes + 1}.get(head, 1)
+        if channels[head] != needed:
+            background = " and the background" if head == "semantic" else ""
+            raise RecipeError(
+                f"network: its head {head!r} has {channels[head]} channels, but classes.names has {classes} "
+                f"classes{background}: change [network] or [classes] so that they fit"
+            )
