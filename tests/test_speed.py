@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.testing import assert_array_equal
 
 from nucfast.cli import group
-from nucfast.engine import create_engine
-from nucfast.engine.parallel import ParallelEngine
 from nucfast.engine.processor import has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
 from nucfast.errors import BundleError, EngineError
@@ -34,17 +30,6 @@ def test_benchmark_command(bundle, tmp_path):
     assert row["mpx_per_s"] == pytest.approx(2 * 64 * 64 / row["p50_ms"] / 1e3, rel=0.05, abs=0.002)
     assert row["mm2_per_s"] == pytest.approx(row["mpx_per_s"] * 0.25, abs=1e-3)
     assert row["peak_mb"] > 10
-
-
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_several_engines_are_one(bundle, count):
-    single = create_engine(bundle, engine="openvino", precision="fp32", threads=1)
-    both = ParallelEngine([single, create_engine(bundle, engine="openvino", precision="fp32", threads=1)])
-    tiles = np.random.default_rng(0).integers(0, 256, (count, 32, 64, 3), dtype=np.uint8)
-    maps = both.run(tiles)
-    for name, value in single.run(tiles).items():
-        assert_array_equal(maps[name], value)
-    assert both.description.startswith("2 x OpenVINO")
 
 
 @pytest.mark.parametrize(

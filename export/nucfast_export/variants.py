@@ -243,7 +243,8 @@ def _engines(trial: Bundle, format: str, precision: str, scratch: Path) -> list[
         content = trial.onnx_bytes(f"model-{precision}.onnx")
         same = write_bundle(scratch / "half", replace(trial, variants=()), {MODEL: content})
         return [create_engine(same, engine="onnxruntime", device="cpu", precision="fp32")]
-    return [create_engine(trial, engine=format, precision=precision)]
+    device = "cpu" if format == "openvino" else "cuda:0"
+    return [create_engine(trial, engine=format, device=device, precision=precision)]
 
 
 def _inside(maps: Maps, *, bundle: Bundle) -> NDArray[np.bool_]:

@@ -43,7 +43,11 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
     "--region-px", type=int, default=InferConfig.region_px, show_default=True, help="Side of a unit of work."
 )
 @click.option(
-    "--batch", type=int, default=InferConfig.batch, show_default=True, help="Tiles in the network at once."
+    "--batch",
+    type=int,
+    default=InferConfig.batch,
+    show_default=True,
+    help="Tiles in the network at once, on each GPU if there are several.",
 )
 @click.option(
     "--tissue-only/--whole-slide",

@@ -21,7 +21,7 @@ def network_options(command: Command) -> Command:
             "--device",
             default=InferConfig.device,
             show_default=True,
-            help="auto, cpu, cuda, cuda:N or cuda:N,M.",
+            help="auto, cpu, cuda (all GPUs of one kind), cuda:N or cuda:N,M.",
         ),
         click.option("--engine", type=click.Choice(ENGINES), default=InferConfig.engine, show_default=True),
         click.option(

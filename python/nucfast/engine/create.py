@@ -3,12 +3,12 @@
 ====================  ============  ===================================================================
 ``engine``            ``device``    what runs
 ====================  ============  ===================================================================
-auto                  auto          ONNX Runtime on cuda:0 if its CUDA provider is installed and a
-                                    device is there, else OpenVINO on the CPU
+auto                  auto          ONNX Runtime on the GPUs if its CUDA provider is installed and there
+                                    is one, else OpenVINO on the CPU
 auto                  cpu           OpenVINO
 auto                  cuda, cuda:i  ONNX Runtime; an error if CUDA cannot be used
 openvino              auto, cpu     OpenVINO on the CPU
-onnxruntime           auto          ONNX Runtime on cuda:0 as above, else on the CPU
+onnxruntime           auto          ONNX Runtime on the GPUs as above, else on the CPU
 onnxruntime           cpu, cuda     ONNX Runtime there; an error if it cannot
 onnxruntime-tensorrt  auto, cuda    ONNX Runtime with TensorRT 10, built for the device at first use and
                                     cached
@@ -23,8 +23,9 @@ tensorrt-rtx          auto, cuda    TensorRT-RTX, likewise
   writes; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
 * on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
 
-``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. What was
-asked for by name is obeyed or refused, never replaced.
+``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. "cuda", and
+"auto" where it means GPUs, is all that are visible and of the first one's model. What was asked for by name
+is obeyed or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import re
 
 from nucfast.engine.base import Engine
 from nucfast.engine.bundle import Bundle
+from nucfast.engine.cuda import all_devices
 from nucfast.engine.onnxruntime_engine import OnnxRuntimeEngine, cuda_available
 from nucfast.engine.openvino_engine import OpenVinoEngine, cpu_has_bf16
 from nucfast.engine.parallel import ParallelEngine
@@ -58,7 +60,7 @@ def create_engine(
     Args:
         bundle: from ``load_bundle``.
         engine: one of ``ENGINES``.
-        device: "auto", "cpu", "cuda" (the same as "cuda:0"), "cuda:<index>" or "cuda:<index>,<index>".
+        device: "auto", "cpu", "cuda", "cuda:<index>" or "cuda:<index>,<index>".
         precision: one of ``PRECISIONS``.
         threads: threads of computation on the CPU; None: all that this process may use.
 
@@ -85,12 +87,13 @@ def create_engine(
         )
     if "tensorrt" in engine and device == "cpu":
         raise EngineError(f"engine {engine} runs on NVIDIA GPUs only; use engine openvino or auto")
-    if device == "cuda" or (device == "auto" and "tensorrt" in engine):
-        device = "cuda:0"
     if device == "auto":
-        device = "cuda:0" if engine != "openvino" and cuda_available() else "cpu"
+        on_gpu = "tensorrt" in engine or (engine != "openvino" and cuda_available())
+        device = "cuda" if on_gpu else "cpu"
+    if device == "cuda":
+        device = all_devices()
     if "," in device:
-        indices = dict.fromkeys(device.removeprefix("cuda:").split(","))
+        indices = dict.fromkeys(int(index) for index in device.removeprefix("cuda:").split(","))
         return ParallelEngine(
             [
                 create_engine(bundle, engine=engine, device=f"cuda:{i}", precision=precision, threads=threads)

@@ -21,6 +21,7 @@ _CHUNKS = 4  # of a batch: one is computed while the one before comes back and t
 _CHUNK_PX = 1 << 21  # fewer do not fill a GPU
 _ALIGNMENT = 256  # bytes, as of memory that the driver gives
 _EVENT_DISABLE_TIMING = 2
+_NAME_BYTES = 100
 
 
 def cuda_device_count() -> int:
@@ -30,6 +31,20 @@ def cuda_device_count() -> int:
         return 0
     count = ctypes.c_int(0)
     return count.value if driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def all_devices() -> str:
+    """ "cuda:0,1,2": the visible devices that are of the first one's model; "cuda:0" where there are none."""
+    driver = _driver()
+    if driver is None:
+        return "cuda:0"
+    names = []
+    for index in range(cuda_device_count()):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, _NAME_BYTES, device)
+        names.append(name.value)
+    return "cuda:" + (",".join(str(index) for index, name in enumerate(names) if name == names[0]) or "0")
 
 
 def check_device(index: int, asked: str) -> None:
@@ -104,8 +119,8 @@ class CudaDevice:
         self._driver = ctypes.CDLL("libcuda.so.1")
         device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(device), index)
-        name = ctypes.create_string_buffer(100)
-        self._call("cuDeviceGetName", name, len(name), device)
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        self._call("cuDeviceGetName", name, _NAME_BYTES, device)
         self.name = name.value.decode()
         major = ctypes.c_int()
         # 75: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR

@@ -24,7 +24,7 @@ class InferConfig:
         overlay: also write a picture of the slide with the outlines.
         mpp: um per level-0 pixel, for all slides, instead of what they say.
         region_px: side of a region in model pixels: the unit of work, memory and resumption.
-        batch: tiles that go through the network at once.
+        batch: tiles that go through the network at once, on each GPU if there are several.
         tissue_only: leave out regions without tissue.
         max_memory: what the run may take, "2G"; None: a quarter of what there is. It sets how many regions
             are in memory at once, and is no hard limit.

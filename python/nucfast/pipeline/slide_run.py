@@ -97,7 +97,7 @@ def run_regions(
         layout: from ``plan``.
         todo: the regions to run; the next one is asked for when there is room for it.
         engine: the network; its bundle says how to decode.
-        batch: tiles that go through the network at once.
+        batch: tiles that go through the network at once, on each GPU if there are several.
         decoders: threads that decode.
         stages: timings are added here.
         finish: called in the decoder's thread with each result, before it is yielded.
@@ -204,8 +204,9 @@ class RegionTask:
         """The network's maps over ``region.decoded``."""
         pixels = sum(tile.seen.height * tile.seen.width for tile in sight.tiles)
         kept = region.decoded.shifted(-sight.window.top, -sight.window.left)
+        batch = self.batch * len(self.engine.device.split(","))  # for each of the engine's GPUs
         with self.stages.timed("network", pixels):
-            return predict_maps(self.engine, sight.image, sight.tiles, kept, batch=self.batch)
+            return predict_maps(self.engine, sight.image, sight.tiles, kept, batch=batch)
 
     def decode(self, region: Region, sight: Sight, maps: Maps) -> Nuclei:
         """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
