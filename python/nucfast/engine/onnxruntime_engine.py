@@ -30,7 +30,7 @@ from nucfast.engine.base import (
     unreadable_model,
 )
 from nucfast.engine.bundle import Bundle
-from nucfast.engine.cache import cache_folder, cached_folder, slot_name
+from nucfast.engine.cache import cache_folder, cached_folder, slot_name, usable
 from nucfast.engine.cuda import CudaDevice, cuda_device_count
 from nucfast.engine.tensorrt_engine import largest_batch
 from nucfast.errors import EngineError, require
@@ -215,8 +215,9 @@ class OnnxRuntimeEngine:
         self._cuda: CudaDevice | None = None
         self._graphs: dict[tuple[int, ...], int] | None = {} if cuda_graph else None
         self._lock = threading.Lock()
-        with self._providers(precision, tensorrt=tensorrt) as providers:
-            self._session = self._load([*providers, "CPUExecutionProvider"])
+        network = bundle.onnx_bytes(self._file)
+        with self._providers(network, precision, tensorrt=tensorrt) as providers:
+            self._session = self._load(network, [*providers, "CPUExecutionProvider"])
             first = providers[0][0] if providers else "CPUExecutionProvider"
             if self._session.get_providers()[0] != first:
                 # ONNX Runtime falls back to the CPU by itself; that is never what was asked for.
@@ -231,7 +232,9 @@ class OnnxRuntimeEngine:
         self.description = f"ONNX Runtime {release} on {where}, {self.precision}{count}{how}"
 
     @contextmanager
-    def _providers(self, precision: str, *, tensorrt: bool) -> Iterator[list[tuple[str, dict[str, str]]]]:
+    def _providers(
+        self, network: bytes, precision: str, *, tensorrt: bool
+    ) -> Iterator[list[tuple[str, dict[str, str]]]]:
         """What ONNX Runtime is to use besides the CPU, best first; sets up the device."""
         if self.device == "cpu":
             yield []
@@ -260,28 +263,25 @@ class OnnxRuntimeEngine:
             "precision": self.precision,
             "shape": f"{largest_batch(self.bundle.tile_px)}x{self.bundle.tile_px}",
         }
-        made_with = {
-            "sha256_of_model": self.bundle.files[self._file],
-            "version": f"{self._runtime.__version__} with TensorRT {release}",
-        }
+        version = f"{self._runtime.__version__} with TensorRT {release}"
         timings = cache_folder() / slot_name({"for": "timings", "device": cuda.name, "release": release})
-        with cached_folder(slot, made_with, folder=cache_folder()) as engines:
-            timings.mkdir(exist_ok=True)
+        with cached_folder(slot, network=network, version=version, folder=cache_folder()) as engines:
+            with usable(timings):
+                timings.mkdir(exist_ok=True)
             options = tensorrt_options(
                 self.bundle, cuda, precision=self.precision, engines=engines, timings=timings
             )
             yield [(_TENSORRT, options), (_CUDA, on_cuda)]
 
-    def _load(self, providers: list[Any]) -> Any:
+    def _load(self, network: bytes, providers: list[Any]) -> Any:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # errors; they are raised as well
         # Spinning threads take the core from the pipeline's other stages and win nothing here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = self.bundle.onnx_bytes(self._file)
         try:
             return self._runtime.InferenceSession(
-                content, options, providers=providers, enable_fallback=False
+                network, options, providers=providers, enable_fallback=False
             )
         # The binding's exceptions have no common base but this.
         except Exception as error:

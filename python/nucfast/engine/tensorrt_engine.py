@@ -167,18 +167,14 @@ class TensorRtEngine:
             "precision": self.precision,
             "shape": f"{batch}x{bundle.tile_px}",
         }
-        made_with = {"sha256_of_model": bundle.files[file], "version": runtime.__version__}
+        network = bundle.onnx_bytes(file)
         content = cached_engine(
             slot,
-            made_with,
             lambda: build_engine(
-                bundle.onnx_bytes(file),
-                bundle,
-                library=library,
-                tile_px=bundle.tile_px,
-                batch=batch,
-                file=file,
+                network, bundle, library=library, tile_px=bundle.tile_px, batch=batch, file=file
             ),
+            network=network,
+            version=runtime.__version__,
             folder=cache_folder(),
         )
         return content, "the cached engine"
