@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from nucfast.cli import group
-from nucfast.engine import Variant, create_engine, load_bundle, write_bundle
+from nucfast.engine import Variant, create_engine, load_bundle, tensorrt_engine, write_bundle
 from nucfast.engine import create as create_module
 from nucfast.engine.openvino_engine import cpu_has_bf16
+from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.errors import BundleError, EngineError, MissingExtraError, NucfastError
 from small_networks import SMALL
 from tiny_model import tiny_onnx, tiny_spec, write_tiny
@@ -27,7 +29,7 @@ from nucfast_export import ExportError, variants
 from nucfast_export.export import _to_onnx
 from nucfast_export.graph import fuse_rounding, plain_outputs
 from nucfast_export.quantize import largest_pair, quantize
-from nucfast_export.variants import add_variant, half
+from nucfast_export.variants import _make, add_variant, half
 from nucfast_export.wrapper import ExportNetwork
 from nucfast_training.networks import build_network
 
@@ -97,6 +99,37 @@ def test_auto_precision(with_int8, monkeypatch, native, expected):
     monkeypatch.setattr(create_module, "has_int8", lambda *, overflow_free: native and overflow_free)
     assert create_engine(with_int8.bundle, device="cpu").precision == expected
     assert create_engine(with_int8.bundle, device="cpu", precision="fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"), [("auto", "int8"), ("openvino", "int8"), ("onnxruntime", "fp32")]
+)
+def test_auto_takes_the_files_of_the_engine(bundle, monkeypatch, engine, expected):
+    """A bundle whose int8 file is OpenVINO's own."""
+    monkeypatch.setattr(create_module, "has_int8", lambda *, overflow_free: overflow_free)
+    files = _make(bundle, "openvino", "fp32", (), 64, 1)
+    variant = Variant("model-fp32.xml", "openvino", "int8", {"overflow_free": True})
+    own = write_bundle(
+        bundle.path.parent / engine, replace(bundle, variants=(variant,)), files | {"model.onnx": tiny_onnx()}
+    )
+    assert create_engine(own, engine=engine, device="cpu").precision == expected
+
+
+@pytest.mark.parametrize(("version", "expected"), [("1.0", "fp16"), ("2.0", "fp32")])
+def test_auto_takes_an_engine_that_came_with_the_bundle(bundle, monkeypatch, version, expected):
+    """If this version of the library can load it."""
+    monkeypatch.setattr(
+        tensorrt_engine, "import_tensorrt", lambda library: SimpleNamespace(__version__=version)
+    )
+    monkeypatch.setattr(tensorrt_engine, "CudaDevice", lambda *_: None)
+
+    def precision_is_known(engine, runtime):
+        raise EngineError(f"picked {engine.precision}")
+
+    monkeypatch.setattr(TensorRtEngine, "_engine_bytes", precision_is_known)
+    variant = Variant("model-fp16.tensorrt", "tensorrt", "fp16", {"library": "tensorrt 1.0"})
+    with pytest.raises(EngineError, match=f"picked {expected}"):
+        create_engine(replace(bundle, variants=(variant,)), engine="tensorrt", device="cuda:0")
 
 
 def test_auto_without_a_file(bundle, monkeypatch):

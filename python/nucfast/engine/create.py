@@ -23,6 +23,8 @@ tensorrt-rtx          auto, cuda    TensorRT-RTX, likewise
   writes; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
 * on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
 
+A file counts if the engine can load it: an ONNX file, or one of its own format (and version, of TensorRT).
+
 ``device`` "cuda:0,1" is one engine on each of these GPUs; every batch is shared out among them. "cuda", and
 "auto" where it means GPUs, is all that are visible and of the first one's model. What was asked for by name
 is obeyed or refused, never replaced.
@@ -102,7 +104,8 @@ def create_engine(
         )
 
     if device == "cpu":
-        quantised = bundle.variant("onnx", "int8")
+        own = bundle.variant("openvino", "int8") if engine != "onnxruntime" else None
+        quantised = own or bundle.variant("onnx", "int8")
         fits = quantised is not None and bool(quantised.details.get("overflow_free"))
         if precision == "auto" and quantised is not None and has_int8(overflow_free=fits):
             precision = "int8"

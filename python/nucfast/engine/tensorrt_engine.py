@@ -25,7 +25,7 @@ from nucfast.engine.base import (
     too_large,
     unreadable_model,
 )
-from nucfast.engine.bundle import Bundle
+from nucfast.engine.bundle import Bundle, Variant
 from nucfast.engine.cache import cache_folder, cached_engine
 from nucfast.engine.cuda import CudaDevice, check_device
 from nucfast.errors import EngineError, MissingExtraError
@@ -127,7 +127,9 @@ class TensorRtEngine:
         self.bundle = bundle
         self.name = library
         self.device = device
-        self.precision = precision if precision != "auto" else "fp32"
+        if precision == "auto":
+            precision = "fp16" if self._shipped(runtime, "fp16") is not None else "fp32"
+        self.precision = precision
         self.threads = threads
         content, file = self._engine_bytes(runtime)
         self._logger = _logger(runtime)
@@ -145,11 +147,17 @@ class TensorRtEngine:
         release = ".".join(runtime.__version__.split(".")[:2])
         self.description = f"{library} {release} on {self._cuda.name}, {self.precision}"
 
+    def _shipped(self, runtime: ModuleType, precision: str) -> Variant | None:
+        """The engine that came with the bundle, if this version of the library wrote it."""
+        variant = self.bundle.variant(self.name, precision)
+        written_by = None if variant is None else variant.details.get("library")
+        return variant if written_by == f"{self.name} {runtime.__version__}" else None
+
     def _engine_bytes(self, runtime: ModuleType) -> tuple[bytes, str]:
-        """The engine that came with the bundle if this library wrote it; else the cached or a new one."""
+        """The engine that came with the bundle; else the cached or a new one."""
         bundle, library = self.bundle, self.name
-        shipped = bundle.variant(library, self.precision)
-        if shipped is not None and shipped.details.get("library") == f"{library} {runtime.__version__}":
+        shipped = self._shipped(runtime, self.precision)
+        if shipped is not None:
             return bundle.read_file(shipped.file), shipped.file
         if self.precision == "int8":
             # The CPU's int8 file is of another kind: TensorRT wants scales around zero.
