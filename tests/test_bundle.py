@@ -116,7 +116,8 @@ def test_damaged_model(directory):
     damaged[1000] ^= 1
     (directory / MODEL).write_bytes(damaged)
     with pytest.raises(
-        BundleError, match=r"tiny: model.onnx is damaged .* install or export the bundle again"
+        BundleError,
+        match=r"tiny: model.onnx is damaged .*: get it again, or .* nucfast export RUN -o .*/tiny$",
     ):
         load_bundle(directory)
 
@@ -130,21 +131,27 @@ def test_model_damaged_after_loading(directory):
 
 def test_missing_files(directory, tmp_path):
     (directory / MODEL).unlink()
-    with pytest.raises(BundleError, match=r"tiny: model.onnx is missing: install or export"):
+    with pytest.raises(BundleError, match=r"tiny: model.onnx is missing: .* nucfast export RUN -o .*/tiny$"):
         load_bundle(directory)
     path = zipped(directory)
-    with pytest.raises(BundleError, match=r"tiny.zip: model.onnx is missing: install or export"):
+    with pytest.raises(
+        BundleError, match=r"tiny.zip: model.onnx is missing: .* nucfast export RUN -o FOLDER$"
+    ):
         load_bundle(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match=r"empty: no bundle.json in it, so it is not a model bundle"):
+    message = r"empty: no bundle.json in it, so it is not a model bundle: .* nucfast export RUN -o FOLDER$"
+    with pytest.raises(BundleError, match=message):
         load_bundle(tmp_path / "empty")
 
 
 def test_network_without_its_manifest(directory):
     with pytest.raises(BundleError, match=r"model.onnx: a network alone is no model bundle.* export RUN"):
         load_bundle(directory / MODEL)
+    (directory / MODEL).rename(directory / "Model.ONNX")
+    with pytest.raises(BundleError, match=r"Model.ONNX: a network alone is no model bundle.* export RUN"):
+        load_bundle(directory / "Model.ONNX")
     (directory / MANIFEST).unlink()
-    with pytest.raises(BundleError, match=r"tiny: no bundle.json in it, so it is not a model bundle"):
+    with pytest.raises(BundleError, match=r"tiny: no bundle.json in it, .* nucfast export RUN -o FOLDER$"):
         load_bundle(directory)
 
 
@@ -166,7 +173,7 @@ def test_wrong_checksum(directory):
 def test_truncated_zip(directory, cut):
     path = zipped(directory)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BundleError, match=r"tiny.zip: "):
+    with pytest.raises(BundleError, match=r"tiny.zip: .*: get it again, or .* nucfast export RUN -o FOLDER$"):
         load_bundle(path)
 
 
@@ -204,6 +211,75 @@ def test_later_schema_asks_for_an_upgrade(directory):
         BundleError, match=r"schema 2 is from a later release .* pip install --upgrade nucfast"
     ):
         load_bundle(directory)
+
+
+class TestRemedies:
+    """Every error is one line that ends with the command that mends this bundle."""
+
+    VARIANTS = (Variant("model-int8.onnx", "onnx", "int8"), Variant("model-int8.xml", "openvino", "int8"))
+    FILES = ("model-int8.onnx", "model-int8.xml", "model-int8.bin")
+
+    @pytest.fixture
+    def directory(self, tmp_path):
+        files = {MODEL: CONTENT, **{name: name.encode() for name in self.FILES}}
+        write_bundle(tmp_path / "tiny", tiny_spec(variants=self.VARIANTS), files)
+        return tmp_path / "tiny"
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_of_a_further_file(self, directory, name):
+        format = "onnx" if name.endswith("onnx") else "openvino"
+        command = rf"nucfast export {directory} --to {format} --precision int8 --data DATASET"
+        (directory / name).write_bytes(b"other")
+        with pytest.raises(BundleError, match=rf"tiny: {name} is damaged .*: write it anew with  {command}$"):
+            load_bundle(directory)
+        # The command can load it.
+        left = load_bundle(directory, without=(format, "int8"))
+        assert left.variants == tuple(item for item in self.VARIANTS if item.format != format)
+        assert name not in left.files
+        path = zipped(directory)
+        with pytest.raises(BundleError, match=r"tiny.zip: .*tiny.zip --to .* --data DATASET -o FOLDER$"):
+            load_bundle(path)
+
+    def test_what_is_not_there_is_not_left_out(self, directory):
+        assert load_bundle(directory, without=("onnx", "fp16")) == load_bundle(directory)
+
+    def damage(self, directory, kind):
+        if kind in (MODEL, *self.FILES):
+            (directory / kind).write_bytes(b"other")
+        elif kind == "JSON":
+            (directory / MANIFEST).write_text("{")
+        elif kind == "key":
+            rewrite(directory, manifest(directory) | {"line\nbreak": 1, "tile_px": "many"})
+        elif kind == "long":
+            rewrite(directory, manifest(directory) | {"files": {MODEL: "0" * 64, "a\n/b": "0" * 64}})
+        elif kind == "old":
+            rewrite(directory, manifest(directory) | {"schema": 0})
+        else:
+            (directory / kind.removeprefix("no ")).unlink()
+
+    KINDS = (MODEL, *FILES, "JSON", "key", "long", "old", f"no {MODEL}", f"no {MANIFEST}")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_of_a_shipped_bundle(self, directory, monkeypatch, kind):
+        monkeypatch.setattr(bundle_module, "_shipped_root", lambda: directory.parent)
+        self.damage(directory, kind)
+        for given in ("tiny", directory):
+            with pytest.raises(BundleError) as caught:
+                load_bundle(given)
+            assert str(caught.value).endswith(": run  pip install --force-reinstall nucfast")
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_of_another(self, directory, kind):
+        self.damage(directory, kind)
+        with pytest.raises(BundleError) as caught:
+            load_bundle(directory)
+        where = "FOLDER" if kind == f"no {MANIFEST}" else directory
+        command = f"nucfast export RUN -o {where}"
+        if kind in self.FILES:
+            command = f"nucfast export {directory} --to "
+        assert command in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_unknown_keys_are_ignored(directory):
@@ -260,7 +336,8 @@ def test_every_key_is_required_and_typed(directory):
             except BundleError as error:
                 where, _, what = str(error).partition(": bundle.json: ")
                 # It names the file, and the key or what holds it.
-                if where != str(directory) or not any(str(key) in what for key in path[-2:]):
+                named = any(str(key) in what for key in path[-2:])
+                if where != str(directory) or not named or not what.endswith(f"export RUN -o {directory}"):
                     wrong.append((path, str(error)))
     assert wrong == []
 
@@ -413,6 +490,7 @@ class TestSharedWeights:
         files = {"model.onnx": tiny_onnx(), "model-fp16.onnx": b"", "labels.txt": b"\x3b"}
         bundle = write_bundle(tmp_path / "tiny", tiny_spec(variants=(variant,)), files)
         with pytest.raises(
-            BundleError, match=r"model-fp16\.onnx takes weights from .*export the bundle again"
+            BundleError,
+            match=r"model-fp16\.onnx takes weights from .* nucfast export .*/tiny --to onnx --precision fp16",
         ):
             bundle.onnx_bytes("model-fp16.onnx")

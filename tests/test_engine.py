@@ -19,6 +19,7 @@ from PIL import Image
 
 from nucfast.engine import (
     OutputSpec,
+    Variant,
     available_cpus,
     create_engine,
     cuda,
@@ -256,7 +257,7 @@ class TestWrongModel:
 
     @pytest.mark.parametrize("content", [b"", b"not a model", tiny_onnx()[:500], tiny_onnx()[40:]])
     def test_unreadable(self, tmp_path, name, content):
-        with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded .* install or export"):
+        with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded .* export RUN -o .*/bad$"):
             self.create(tmp_path, name, content)
 
     @pytest.mark.parametrize("domain", ["", "com.example"])
@@ -271,7 +272,7 @@ class TestWrongModel:
             self.create(tmp_path, name, model.SerializeToString())
         assert re.fullmatch(
             r".*bad: model.onnx cannot be loaded \(.*Frobnicate.*\): "
-            r"install or export the bundle again, with  nucfast export RUN -o .*bad",
+            r"get it again, or write it with  nucfast export RUN -o .*bad",
             str(caught.value),
         )
 
@@ -289,9 +290,39 @@ class TestWrongModel:
     def test_other_shape(self, tmp_path, name):
         outputs = (*tiny_spec().outputs[:2], OutputSpec("class", "", 4, 4))
         with pytest.raises(
-            BundleError, match=r"bad: output 'class' is \(1, 2, 2, 4\) where .* \(1, 1, 1, 4\)"
+            BundleError, match=r"bad: output 'class' of model.onnx is \(1, 2, 2, 4\) where .* \(1, 1, 1, 4\)"
         ):
             self.create(tmp_path, name, tiny_onnx(), outputs=outputs).run(noise((1, 4, 4, 3)))
+
+
+def test_the_reason_is_not_cut_off(tmp_path):
+    """ONNX Runtime puts the signature of a C++ function, of any length, before it."""
+    model = onnx.load_from_string(tiny_onnx())
+    model.ir_version = 99
+    bundle = write_bundle(tmp_path / "bad", tiny_spec(), {"model.onnx": model.SerializeToString()})
+    with pytest.raises(
+        BundleError, match=r"FAIL : Unsupported model IR version: 99, max supported .*\): get"
+    ):
+        create_engine(bundle, engine="onnxruntime", device="cpu")
+    model = onnx.load_from_string(tiny_onnx())
+    model.opset_import[0].version = 99
+    bundle = write_bundle(tmp_path / "new", tiny_spec(), {"model.onnx": model.SerializeToString()})
+    with pytest.raises(
+        BundleError, match=r"\(\.\.\..* support for domain ai.onnx is till opset \d+\.\): get"
+    ):
+        create_engine(bundle, engine="onnxruntime", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_further_file_that_cannot_be_loaded(tmp_path, name):
+    variant = Variant("model-int8.onnx", "onnx", "int8")
+    files = {"model.onnx": tiny_onnx(), "model-int8.onnx": b"not a model"}
+    bundle = write_bundle(tmp_path / "bad", tiny_spec(variants=(variant,)), files)
+    message = (
+        r"bad: model-int8.onnx cannot be loaded .* nucfast export .*/bad --to onnx --precision int8 --data"
+    )
+    with pytest.raises(BundleError, match=message):
+        create_engine(bundle, engine=name, device="cpu", precision="int8")
 
 
 def test_engine_failure_is_an_engine_error(bundle, monkeypatch):

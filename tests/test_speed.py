@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -69,8 +70,24 @@ class TestTensorRtRtx:
         assert validity is not None
 
     def test_refuses_what_it_cannot_parse(self, bundle):
-        with pytest.raises(BundleError, match=r"model.onnx cannot be loaded \(.*\): install or export"):
+        with pytest.raises(BundleError, match=r"model.onnx cannot be loaded \(.*\): get it again"):
             build_engine(b"nonsense", bundle, library="tensorrt-rtx", tile_px=64, batch=2, file="model.onnx")
+
+    @pytest.mark.parametrize(("name", "node"), [("head/frob", "head/frob"), ("", r"number \d+")])
+    def test_names_the_operator_that_it_does_not_know(self, bundle, name, node):
+        model = onnx.load_from_string(tiny_onnx())
+        for item in model.graph.node:
+            if item.op_type == "Round":
+                item.op_type, item.name = "Frobnicate", name
+        with pytest.raises(BundleError, match=rf"\(operator Frobnicate, node {node}: .*\): get it again"):
+            build_engine(
+                model.SerializeToString(),
+                bundle,
+                library="tensorrt-rtx",
+                tile_px=64,
+                batch=2,
+                file="model.onnx",
+            )
 
     def test_refuses_to_run_without_a_device(self, bundle, monkeypatch):
         monkeypatch.setattr("nucfast.engine.cuda.cuda_device_count", lambda: 0)

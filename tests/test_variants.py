@@ -465,3 +465,16 @@ def test_command(bundle, data, tmp_path):
     assert result.exit_code == 0
     assert "PQ on small:" in result.output
     assert load_bundle(tmp_path / "b").variant("openvino", "fp32") is not None
+
+
+def test_command_mends_a_damaged_file(bundle, data, tmp_path):
+    """It is the one that the error about the file names."""
+    damaged = replace(bundle, variants=(Variant("model-fp32.xml", "openvino", "fp32"),))
+    files = {"model.onnx": tiny_onnx(), "model-fp32.xml": b"", "model-fp32.bin": b""}
+    path = write_bundle(tmp_path / "tiny", damaged, files).path
+    (path / "model-fp32.bin").write_bytes(b"damaged")
+    with pytest.raises(BundleError) as caught:
+        load_bundle(path)
+    _, *arguments = str(caught.value).partition("with  ")[2].replace("DATASET", str(data)).split()
+    assert CliRunner().invoke(group, arguments, catch_exceptions=False).exit_code == 0
+    assert load_bundle(path).read_file("model-fp32.bin") != b"damaged"

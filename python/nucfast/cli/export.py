@@ -101,7 +101,7 @@ def command(
         if (format, precision) == ("onnx", "fp32"):
             return
     else:
-        bundle = load_bundle(source)
+        bundle = load_bundle(source, without=(format, precision))
         if output is None and (bundle.path is None or not bundle.path.is_dir()):
             raise NucfastError(f"{source}: a zip is not written to; give -o FOLDER")
     if data is None:

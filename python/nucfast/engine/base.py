@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine.bundle import MODEL, Bundle
+from nucfast.engine.bundle import MANIFEST, MODEL, Bundle
 from nucfast.errors import BundleError, EngineError
 
 Maps = dict[str, NDArray[np.uint8]]
+
+# ONNX Runtime's: "/path/file.cc:12 void onnxruntime::Function(int, const T&) ", before what happened.
+_SIGNATURE = re.compile(r"/\S+:\d+ .*?\) (?=[A-Z])")
+_LONGEST = 300
 
 
 class Engine(Protocol):
@@ -95,37 +100,39 @@ def store(result: NDArray[np.uint8], target: NDArray[np.uint8], name: str, bundl
     Raises:
         BundleError: the network does not compute what ``bundle.json`` promises.
     """
-    promised_shape(result.shape, target.shape, name, bundle)
+    promised_shape(result.shape, target.shape, name, bundle, MODEL)
     np.copyto(target, result)
 
 
-def promised_shape(got: tuple[int, ...], expected: tuple[int, ...], name: str, bundle: Bundle) -> None:
+def promised_shape(
+    got: tuple[int, ...], expected: tuple[int, ...], name: str, bundle: Bundle, file: str
+) -> None:
     """Raise BundleError if an output does not have the shape that ``bundle.json`` promises."""
     if got != expected:
         raise BundleError(
-            f"{bundle_label(bundle)}: output {name!r} is {got} where bundle.json promises "
-            f"{expected}: export the bundle again"
+            f"{bundle.label()}: output {name!r} of {file} is {got} where {MANIFEST} promises {expected}: "
+            f"{bundle.remedy(file)}"
         )
 
 
 def check_graph(
-    bundle: Bundle, inputs: Mapping[str, str], outputs: Mapping[str, str], *, uint8_name: str
+    bundle: Bundle, inputs: Mapping[str, str], outputs: Mapping[str, str], file: str, *, uint8_name: str
 ) -> None:
-    """Hold the inputs and outputs of a loaded graph (type by name) against the bundle.
+    """Hold the inputs and outputs of a loaded file (type by name) against the bundle.
 
     Raises:
         BundleError: they differ.
     """
     if dict(inputs) != {bundle.input_name: uint8_name}:
         raise BundleError(
-            f"{bundle_label(bundle)}: {MODEL} takes {dict(inputs)} where bundle.json promises "
-            f"{bundle.input_name!r} in uint8: export the bundle again"
+            f"{bundle.label()}: {file} takes {dict(inputs)} where {MANIFEST} promises "
+            f"{bundle.input_name!r} in uint8: {bundle.remedy(file)}"
         )
     for spec in bundle.outputs:
         if outputs.get(spec.name) != uint8_name:
             raise BundleError(
-                f"{bundle_label(bundle)}: {MODEL} gives {dict(outputs)} where bundle.json promises "
-                f"{spec.name!r} in uint8: export the bundle again"
+                f"{bundle.label()}: {file} gives {dict(outputs)} where {MANIFEST} promises "
+                f"{spec.name!r} in uint8: {bundle.remedy(file)}"
             )
 
 
@@ -140,32 +147,32 @@ def model_for(bundle: Bundle, precision: str, *, engine: str) -> str:
     variant = bundle.variant("onnx", precision)
     if variant is None:
         raise EngineError(
-            f"precision {precision}: {bundle_label(bundle)} has no file for it that {engine} runs: make one "
-            f"with  nucfast export {bundle_label(bundle)} --to onnx --precision {precision} --data DATASET"
+            f"precision {precision}: {bundle.label()} has no file for it that {engine} runs: make one with  "
+            f"{bundle.export_command('onnx', precision)}"
         )
     return variant.file
 
 
-def bundle_label(bundle: Bundle) -> str:
-    """How errors name a bundle: where it is, else its name."""
-    return str(bundle.path if bundle.path is not None else bundle.name)
+def readable(text: str) -> str:
+    """A library's message in one line, without C++ signatures; of a long one the end, which says why."""
+    line = _SIGNATURE.sub("", " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"...{line[-_LONGEST:]}"
 
 
 def unreadable_model(bundle: Bundle, error: Exception, file: str = MODEL) -> BundleError:
     """The error for a file that an engine refuses, cut to the line with the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # OpenVINO puts a hint for its developers behind the operators that it does not know.
-    named = [line.removeprefix("-- ") for line in lines if "No conversion rule found" in line]
-    reason = (named or lines[-1:] or [type(error).__name__])[0]
+    named = [line for line in lines if "No conversion rule found" in line]
+    reason = (named or lines[-1:] or [type(error).__name__])[0].removeprefix("-- ")
     return BundleError(
-        f"{bundle_label(bundle)}: {file} cannot be loaded ({reason[:300]}): "
-        f"install or export the bundle again, with  nucfast export RUN -o {bundle_label(bundle)}"
+        f"{bundle.label()}: {file} cannot be loaded ({readable(reason)}): {bundle.remedy(file)}"
     )
 
 
 def too_large(bundle: Bundle, engine: str, shape: tuple[int, ...]) -> EngineError:
     """The error for a batch of tiles larger than what TensorRT has built for."""
     return EngineError(
-        f"{bundle_label(bundle)}: {engine} was built for tiles of up to {bundle.tile_px} px, "
+        f"{bundle.label()}: {engine} was built for tiles of up to {bundle.tile_px} px, "
         f"got {shape[1]} x {shape[2]}: use smaller tiles or engine onnxruntime"
     )

@@ -37,7 +37,7 @@ _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an inte
 
 def _expect(condition: bool, key: str, expected: str, got: object) -> None:
     if not condition:
-        raise ValueError(f"{key}: expected {expected}, got {got!r}")
+        raise ValueError(f"{key}: expected {expected}, got {_describe(got)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,12 @@ class Variant:
     def __post_init__(self) -> None:
         _expect(self.precision in VARIANT_PRECISIONS, "precision", str(VARIANT_PRECISIONS), self.precision)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that belong to it."""
+        weights = (self.file.removesuffix(".xml") + ".bin",) if self.format == "openvino" else ()
+        return (self.file, *weights)
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -216,11 +222,40 @@ class Bundle:
                 return output
         raise KeyError(name)
 
+    def without(self, format: str, precision: str) -> Bundle:
+        """The same without its file of this format and precision."""
+        gone = self.variant(format, precision)
+        if gone is None:
+            return self
+        return replace(
+            self,
+            variants=tuple(item for item in self.variants if item is not gone),
+            files={name: value for name, value in self.files.items() if name not in gone.files},
+        )
+
     def variant(self, format: str, precision: str) -> Variant | None:
         """The file of this format and precision, if there is one."""
         return next(
             (item for item in self.variants if (item.format, item.precision) == (format, precision)), None
         )
+
+    def label(self) -> str:
+        """How errors name it: where it is, else its name."""
+        return str(self.path if self.path is not None else self.name)
+
+    def export_command(self, format: str, precision: str) -> str:
+        """What writes its file of this format and precision."""
+        where = "" if self.path is None or self.path.is_dir() else " -o FOLDER"  # a zip is not written to
+        return f"nucfast export {self.label()} --to {format} --precision {precision} --data DATASET{where}"
+
+    def remedy(self, file: str = MODEL) -> str:
+        """The end of an error about one of its files: the command that mends it."""
+        if self.path is None or _is_shipped(self.path):
+            return _remedy(self.path)
+        for item in self.variants:
+            if file in item.files:
+                return f"write it anew with  {self.export_command(item.format, item.precision)}"
+        return _remedy(self.path)
 
     def read_file(self, name: str) -> bytes:
         """The content of one of its files.
@@ -232,11 +267,11 @@ class Bundle:
         if self.path is None or name not in self.files:
             raise ValueError(f"name: expected one of {sorted(self.files)}, got {name!r}")
         with _opened(self.path) as source:
-            content = source.read(name)
+            content = source.read(name, self.remedy(name))
         if hashlib.sha256(content).hexdigest() != self.files[name]:
             raise BundleError(
                 f"{self.path}: {name} is damaged (its sha256 differs from the one in {MANIFEST}): "
-                "install or export the bundle again"
+                f"{self.remedy(name)}"
             )
         return content
 
@@ -257,7 +292,7 @@ class Bundle:
         except (TypeError, ValueError) as error:
             raise BundleError(
                 f"{self.path}: {name} takes weights from {source!r}, which cannot be read ({error}): "
-                "export the bundle again"
+                f"{self.remedy(name)}"
             ) from error
 
     def model_bytes(self) -> bytes:
@@ -265,35 +300,38 @@ class Bundle:
         return self.read_file(MODEL)
 
 
-def load_bundle(name_or_path: str | Path) -> Bundle:
+def load_bundle(name_or_path: str | Path, *, without: tuple[str, str] | None = None) -> Bundle:
     """Load a bundle and check every one of its files.
 
     Args:
         name_or_path: the name of a shipped bundle, a directory, or a zip of one, which is read in place.
             A plain name means the shipped bundle where there is one; "./name" is always a path.
+        without: format and precision of a file that is about to be replaced: it is left out, so that a
+            damaged one can be.
 
     Raises:
         BundleError: there is no such bundle, or it is damaged, incomplete or from a later release.
     """
     path = Path(name_or_path)
-    if isinstance(name_or_path, str) and PurePosixPath(name_or_path).name == name_or_path:
-        shipped = _shipped_root() / name_or_path
-        if (shipped / MANIFEST).is_file():
-            path = shipped
+    # Never for "./name".
+    if isinstance(name_or_path, str) and name_or_path in shipped_names():
+        path = _shipped_root() / name_or_path
     if not path.exists():
-        known = ", ".join(_shipped_names()) or "none"
+        known = ", ".join(shipped_names()) or "none"
         raise BundleError(
             f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the path of a bundle, "
             "a directory or .zip)"
         )
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx" and path.is_file():
         raise BundleError(
             f"{path}: a network alone is no model bundle, {MANIFEST} says what goes in and what comes out: "
             "give the directory that holds both, or write one with  nucfast export RUN -o FOLDER"
         )
     with _opened(path) as source:
-        manifest = source.read(MANIFEST)
+        manifest = source.read(MANIFEST, _remedy(path))
     bundle = _parse(manifest, path)
+    if without is not None:
+        bundle = bundle.without(*without)
     for name in bundle.files:
         bundle.read_file(name)
     return bundle
@@ -301,7 +339,13 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
 
 def list_bundles() -> list[Bundle]:
     """The bundles that come with the package, by name."""
-    return [load_bundle(_shipped_root() / name) for name in _shipped_names()]
+    return [load_bundle(_shipped_root() / name) for name in shipped_names()]
+
+
+def shipped_names() -> list[str]:
+    """The names of those bundles, whether or not they are intact."""
+    root = _shipped_root()
+    return sorted({found.parent.name for file in (MANIFEST, MODEL) for found in root.glob(f"*/{file}")})
 
 
 def write_bundle(
@@ -368,18 +412,21 @@ class _Source:
         self._archive = archive
         self._prefix = self._find_prefix(archive) if archive is not None else ""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, remedy: str) -> bytes:
         try:
             if self._archive is not None:
                 info = self._archive.getinfo(self._prefix + name)
                 if info.file_size > _MAX_ZIP_RATIO * max(info.compress_size, 4096):
-                    raise BundleError(f"{self.path}: {name} unpacks to {info.file_size} bytes; not a bundle")
+                    raise BundleError(
+                        f"{self.path}: {name} unpacks to {info.file_size} bytes; not a bundle: {remedy}"
+                    )
                 return self._archive.read(info)
             return (self.path / name).read_bytes()
         except (FileNotFoundError, KeyError):
-            if name == MANIFEST:
-                raise BundleError(f"{self.path}: no {MANIFEST} in it, so it is not a model bundle") from None
-            raise BundleError(f"{self.path}: {name} is missing: install or export the bundle again") from None
+            what = f"no {MANIFEST} in it, so it is not a model bundle"
+            if name != MANIFEST:
+                what = f"{name} is missing"
+            raise BundleError(f"{self.path}: {what}: {remedy}") from None
 
     @staticmethod
     def _find_prefix(archive: zipfile.ZipFile) -> str:
@@ -399,15 +446,25 @@ def _opened(path: Path) -> Iterator[_Source]:
     # What zipfile raises for damaged, truncated, encrypted and exotic archives.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         expected = "a directory or a zip holding bundle.json"
-        raise BundleError(f"{path}: cannot be read as a model bundle ({expected}): {error}") from error
+        raise BundleError(
+            f"{path}: cannot be read as a model bundle, {expected} ({error}): {_remedy(path)}"
+        ) from error
 
 
 def _shipped_root() -> Path:
     return Path(str(resources.files("nucfast.bundles")))
 
 
-def _shipped_names() -> list[str]:
-    return sorted(manifest.parent.name for manifest in _shipped_root().glob(f"*/{MANIFEST}"))
+def _is_shipped(path: Path) -> bool:
+    return path.resolve().parent == _shipped_root().resolve()
+
+
+def _remedy(path: Path | None) -> str:
+    if path is not None and _is_shipped(path):
+        return "run  pip install --force-reinstall nucfast"
+    # A bundle can take the place of another one, but of nothing else.
+    folder = path if path is not None and (path / MANIFEST).is_file() else "FOLDER"
+    return f"get it again, or write it with  nucfast export RUN -o {folder}"
 
 
 def _check_names(files: Mapping[str, object]) -> None:
@@ -466,7 +523,7 @@ def _parse(content: bytes, path: Path) -> Bundle:
     try:
         data = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: not valid JSON ({error}): install or export the bundle again") from error
+        raise BundleError(f"{where}: not valid JSON ({error}): {_remedy(path)}") from error
     try:
         top = _Object(data, "")
         schema = top.integer("schema")
@@ -478,7 +535,8 @@ def _parse(content: bytes, path: Path) -> Bundle:
         _expect(schema == SCHEMA, "schema", str(SCHEMA), schema)
         return _from_json(top, path)
     except ValueError as error:
-        raise BundleError(f"{where}: {error}") from error
+        # Keys of the file may hold line breaks.
+        raise BundleError(f"{where}: {' '.join(str(error).split())}: {_remedy(path)}") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from nucfast.engine.base import (
     Maps,
-    bundle_label,
     check_graph,
     check_tiles,
     model_for,
     output_buffers,
     promised_shape,
+    readable,
     too_large,
     unreadable_model,
 )
@@ -301,7 +301,7 @@ class OnnxRuntimeEngine:
     def _check_ports(self) -> None:
         inputs = {port.name: port.type for port in self._session.get_inputs()}
         outputs = {port.name: port.type for port in self._session.get_outputs()}
-        check_graph(self.bundle, inputs, outputs, uint8_name="tensor(uint8)")
+        check_graph(self.bundle, inputs, outputs, self._file, uint8_name="tensor(uint8)")
 
     def _check_shapes(self) -> None:
         """Hold the outputs of the smallest tile against the bundle: `run` gives memory of these sizes."""
@@ -313,7 +313,7 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise self._failure(error) from error
         for (name, target), result in zip(expected.items(), results, strict=True):
-            promised_shape(result.shape, target.shape, name, self.bundle)
+            promised_shape(result.shape, target.shape, name, self.bundle, self._file)
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
@@ -395,4 +395,4 @@ class OnnxRuntimeEngine:
 
     def _failure(self, error: Exception) -> EngineError:
         lines = str(error).splitlines() or ["no reason given"]
-        return EngineError(f"{bundle_label(self.bundle)}: ONNX Runtime failed: {lines[0][:200]}")
+        return EngineError(f"{self.bundle.label()}: ONNX Runtime failed: {readable(lines[0])}")

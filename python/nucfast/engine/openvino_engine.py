@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from nucfast._core import pixel_shuffle
 from nucfast.engine.base import (
     Maps,
-    bundle_label,
     check_graph,
     check_tiles,
     model_for,
     output_buffers,
     promised_shape,
+    readable,
     unreadable_model,
 )
 from nucfast.engine.bundle import Bundle
@@ -140,13 +140,13 @@ class OpenVinoEngine:
             outputs = {port.any_name: port.element_type.to_string() for port in model.outputs}
         except RuntimeError as error:
             raise unreadable_model(bundle, error, file) from error
-        check_graph(bundle, inputs, outputs, uint8_name="u8")
+        check_graph(bundle, inputs, outputs, file, uint8_name="u8")
         self._shuffled = cut_off_shuffles(model)
         try:
             self._compiled = _compile(core, model, settings)
+            self._check_shapes(file)
         except RuntimeError as error:
             raise unreadable_model(bundle, error, file) from error
-        self._check_shapes()
         streams = int(self._compiled.get_property("NUM_STREAMS"))
         # Two per stream: while one is computed, the other's input and output are handled.
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -156,7 +156,7 @@ class OpenVinoEngine:
         plural = "" if threads == 1 else "s"
         self.description = f"OpenVINO {release} on CPU, {precision}, {threads} thread{plural}"
 
-    def _check_shapes(self) -> None:
+    def _check_shapes(self, file: str) -> None:
         """Hold the outputs of the smallest tile against the bundle: `run` gives buffers of these sizes."""
         tile = np.zeros((1, self.bundle.stride_px, self.bundle.stride_px, 3), np.uint8)
         results = self._compiled.create_infer_request().infer([tile])
@@ -166,7 +166,7 @@ class OpenVinoEngine:
                 shape = tuple(results[name].shape)
             else:
                 shape = shuffled.shape(results[shuffled.output].shape)
-            promised_shape(shape, expected.shape, name, self.bundle)
+            promised_shape(shape, expected.shape, name, self.bundle, file)
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
@@ -181,7 +181,7 @@ class OpenVinoEngine:
                 self._idle.put(self._finish(maps, running))
         except RuntimeError as error:
             lines = str(error).splitlines() or ["no reason given"]
-            raise EngineError(f"{bundle_label(self.bundle)}: OpenVINO failed: {lines[-1][:200]}") from error
+            raise EngineError(f"{self.bundle.label()}: OpenVINO failed: {readable(lines[-1])}") from error
         finally:
             # After an error: the others still read `tiles`, and a request must be idle in the pool.
             for request, _ in running:

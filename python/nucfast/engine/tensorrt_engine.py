@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from nucfast.engine.base import (
     Maps,
-    bundle_label,
     check_tiles,
     model_for,
     output_buffers,
+    readable,
     too_large,
     unreadable_model,
 )
@@ -78,8 +78,7 @@ def build_engine(
     network = builder.create_network(0 if strongly is None else 1 << int(strongly))
     parser = runtime.OnnxParser(network, logger)
     if not parser.parse(content):
-        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise unreadable_model(bundle, ValueError(reasons[-1] if reasons else "no reason given"), file)
+        raise unreadable_model(bundle, ValueError(_parser_error(parser)), file)
     config = builder.create_builder_config()
     config.clear_flag(runtime.BuilderFlag.TF32)  # set by default, where fp32 is what was asked for
     profile = builder.create_optimization_profile()
@@ -91,6 +90,14 @@ def build_engine(
     if engine is None:
         raise unreadable_model(bundle, ValueError(f"{library} cannot build it: {logger.last}"), file)
     return bytes(engine)
+
+
+def _parser_error(parser: Any) -> str:
+    """Why a network was not parsed, with operator and node if it is for one of them."""
+    error = parser.get_error(0)
+    operator, node = error.node_operator(), error.node_name() or f"number {error.node()}"
+    where = f"operator {operator}, node {node}: " if operator else ""
+    return f"{where}{error.desc()}"
 
 
 def _logger(runtime: ModuleType) -> Any:
@@ -131,14 +138,14 @@ class TensorRtEngine:
             precision = "fp16" if self._shipped(runtime, "fp16") is not None else "fp32"
         self.precision = precision
         self.threads = threads
-        content, file = self._engine_bytes(runtime)
+        content, file, remedy = self._engine_bytes(runtime)
         self._logger = _logger(runtime)
         self._runtime = runtime.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise EngineError(
-                f"{bundle_label(bundle)}: {file} cannot be loaded by {library} {runtime.__version__} on "
-                f"{device} ({self._logger.last}): export it again with this version"
+                f"{bundle.label()}: {file} cannot be loaded by {library} {runtime.__version__} on "
+                f"{device} ({readable(self._logger.last)}): {remedy}"
             )
         *_, largest = self._engine.get_tensor_profile_shape(bundle.input_name, 0)
         self._most = int(largest[0])
@@ -153,18 +160,17 @@ class TensorRtEngine:
         written_by = None if variant is None else variant.details.get("library")
         return variant if written_by == f"{self.name} {runtime.__version__}" else None
 
-    def _engine_bytes(self, runtime: ModuleType) -> tuple[bytes, str]:
-        """The engine that came with the bundle; else the cached or a new one."""
+    def _engine_bytes(self, runtime: ModuleType) -> tuple[bytes, str, str]:
+        """The engine that came with the bundle, else the cached or a new one; its name; how to mend it."""
         bundle, library = self.bundle, self.name
         shipped = self._shipped(runtime, self.precision)
         if shipped is not None:
-            return bundle.read_file(shipped.file), shipped.file
+            return bundle.read_file(shipped.file), shipped.file, bundle.remedy(shipped.file)
         if self.precision == "int8":
             # The CPU's int8 file is of another kind: TensorRT wants scales around zero.
             raise EngineError(
-                f"precision int8: {bundle_label(bundle)} has no engine of {library} {runtime.__version__}: "
-                f"make one with  nucfast export {bundle_label(bundle)} --to {library} --precision int8 "
-                "--data DATASET"
+                f"precision int8: {bundle.label()} has no engine of {library} {runtime.__version__}: "
+                f"make one with  {bundle.export_command(library, 'int8')}"
             )
         file = model_for(bundle, self.precision, engine=library)
         batch = largest_batch(bundle.tile_px)
@@ -185,7 +191,7 @@ class TensorRtEngine:
             version=runtime.__version__,
             folder=cache_folder(),
         )
-        return content, "the cached engine"
+        return content, "the cached engine", f"run  rm -r {cache_folder()}  and it is built again"
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
@@ -206,6 +212,6 @@ class TensorRtEngine:
             for port, address in (targets | {name: source}).items():
                 context.set_tensor_address(port, address)
             if not context.execute_async_v3(self._cuda.stream):
-                raise EngineError(f"{bundle_label(self.bundle)}: {self.name} failed: {self._logger.last}")
+                raise EngineError(f"{self.bundle.label()}: {self.name} failed: {readable(self._logger.last)}")
 
         self._cuda.run(tiles, maps, compute)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucfast.engine import Bundle
+from nucfast.engine.bundle import MANIFEST
 from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei
 from nucfast.ops import contours, find_nuclei, mean_intensity, region_properties
@@ -25,16 +26,18 @@ def check_decoder(bundle: Bundle) -> None:
     Raises:
         BundleError: its decoder is unknown, or an output that the decoder reads is missing.
     """
-    label = bundle.path or bundle.name
+    label = bundle.label()
     name = bundle.decoder.name
     if name not in DECODERS:
         raise BundleError(
             f"{label}: decoder {name!r} is not known to this release (it has {', '.join(DECODERS)}): "
-            "upgrade nucfast, or export the bundle for one of these decoders"
+            "run  pip install --upgrade nucfast, or export the bundle for one of these decoders"
         )
     missing = DECODERS[name] - {spec.name for spec in bundle.outputs}
     if missing:
-        raise BundleError(f"{label}: decoder {name!r} needs the outputs {sorted(missing)}: export it again")
+        raise BundleError(
+            f"{label}: decoder {name!r} needs the outputs {sorted(missing)}: {bundle.remedy(MANIFEST)}"
+        )
 
 
 @dataclass(frozen=True)
