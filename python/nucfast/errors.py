@@ -34,25 +34,34 @@ class DatasetError(NucfastError):
 
 
 class MissingExtraError(NucfastError):
-    """An optional package is not installed; the message holds the command that installs it."""
+    """A package is not installed or does not load; the message holds the command that mends it."""
 
 
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional module.
+def require(module: str, *, extra: str | None, purpose: str) -> ModuleType:
+    """Import a module that may not be there.
 
     Args:
         module: the module's dotted name, such as ``"geopandas"``.
-        extra: the extra of nucfast that brings it.
+        extra: the extra of nucfast that brings it; None: nucfast itself does.
         purpose: what needs it, for the message: "to_geopandas()", "--engine onnxruntime".
 
     Raises:
-        MissingExtraError: it is not installed; the message names the extra and the command.
+        MissingExtraError: it is not installed, or not whole; the message holds the command.
     """
+    package = module.split(".")[0]
+    brings_it = "nucfast" if extra is None else f"'nucfast[{extra}]'"
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
-            raise
+    # Libraries raise whatever fails in them: a library of theirs is broken, or made for another NumPy.
+    except Exception as error:
+        missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if missing == package:
+            what, install = "", brings_it if extra is not None else f"--force-reinstall {brings_it}"
+        elif missing and missing.split(".")[0] != package:
+            what, install = f", which needs {missing.split('.')[0]!r}", missing.split(".")[0]
+        else:
+            what, install = f", which does not load ({reason})", f"--force-reinstall {brings_it}"
         raise MissingExtraError(
-            f"{purpose} needs the package {module.split('.')[0]!r}: run  pip install 'nucfast[{extra}]'"
+            f"{purpose} needs the package {package!r}{what}: run  pip install {install}"
         ) from error

@@ -6,14 +6,25 @@ import json
 
 import click
 
-from nucfast.engine import list_bundles
+from nucfast.engine import load_bundle, shipped_names
+from nucfast.errors import BundleError
 
 
 @click.command("models")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per model.")
-def command(as_json: bool) -> None:
-    """List the models that are installed: what they find, how well, and under which licence."""
-    for bundle in list_bundles():
+def command(as_json: bool) -> int:
+    """List the models that are installed: what they find, how well, and under which licence.
+
+    Exit code 1 if one of them is damaged.
+    """
+    code = 0
+    for name in shipped_names():
+        try:
+            bundle = load_bundle(name)
+        except BundleError as error:
+            click.echo(f"nucfast: {error}", err=True)
+            code = 1
+            continue
         names = [entry.name for entry in bundle.classes]
         if as_json:
             facts = {
@@ -34,3 +45,4 @@ def command(as_json: bool) -> None:
                 f"{key} {value:.3f}" for key, value in entry.items() if isinstance(value, float)
             )
             click.echo(f"  {entry['data']} {entry['split']}: {figures}")
+    return code

@@ -103,7 +103,7 @@ def tensorrt_release() -> str:
         EngineError: it is not there.
     """
     # The pip package puts its libraries on no search path; importing it loads them.
-    with suppress(ImportError):
+    with suppress(ImportError, OSError):
         importlib.import_module("tensorrt")
     try:
         library = ctypes.CDLL("libnvinfer.so.10")

@@ -30,7 +30,7 @@ from nucfast.engine.base import (
 )
 from nucfast.engine.bundle import Bundle
 from nucfast.engine.openvino_outputs import cut_off_shuffles
-from nucfast.errors import EngineError, MissingExtraError
+from nucfast.errors import EngineError, require
 
 # A tile is computed by this many threads. More scale badly over one tile, fewer keep more tiles, and so more
 # memory, in flight; on 2 cores one stream of 2 threads and two of 1 are equally fast.
@@ -49,7 +49,7 @@ def import_openvino() -> ModuleType:
     """Import OpenVINO without its telemetry, which reports every import and writes into the home folder.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or does not load.
     """
     blocked = "openvino_telemetry"
     with _import_lock:
@@ -59,14 +59,7 @@ def import_openvino() -> ModuleType:
         # None makes the import of that name fail, and OpenVINO then uses a stand-in that does nothing.
         sys.modules[blocked] = None  # type: ignore[assignment]
         try:
-            return importlib.import_module("openvino")
-        except ModuleNotFoundError as error:
-            if error.name != "openvino":
-                raise
-            raise MissingExtraError(
-                "inference on the CPU needs the package 'openvino', which nucfast depends on: "
-                "run  pip install openvino"
-            ) from error
+            return require("openvino", extra=None, purpose="inference on the CPU")
         finally:
             del sys.modules[blocked]
             if shadowed is not None:

@@ -7,7 +7,6 @@ machines without a GPU.
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Mapping
 from types import ModuleType
@@ -28,7 +27,7 @@ from nucfast.engine.base import (
 from nucfast.engine.bundle import Bundle, Variant
 from nucfast.engine.cache import cache_folder, cached_engine
 from nucfast.engine.cuda import CudaDevice, check_device
-from nucfast.errors import EngineError, MissingExtraError
+from nucfast.errors import EngineError, require
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -45,14 +44,9 @@ def import_tensorrt(library: str) -> ModuleType:
     """Import "tensorrt" or "tensorrt-rtx".
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or does not load.
     """
-    try:
-        return importlib.import_module(MODULES[library])
-    except ImportError as error:
-        raise MissingExtraError(
-            f"engine {library} needs the package {MODULES[library]!r}: run  pip install 'nucfast[{library}]'"
-        ) from error
+    return require(MODULES[library], extra=library, purpose=f"engine {library}")
 
 
 def build_engine(
