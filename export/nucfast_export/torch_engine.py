@@ -10,12 +10,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nucfast.engine.base import Maps, check_tiles, output_buffers, store
+from nucfast.engine.base import Maps, check_tiles, output_buffers, readable, store
 from nucfast.engine.bundle import Bundle
 from nucfast.errors import EngineError
+from nucfast_export.run import load_bundle_network
 from nucfast_export.wrapper import ExportNetwork
 
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def create_torch_engine(bundle: Bundle, *, device: str, precision: str, threads: int) -> TorchEngine:
+    """A bundle's network in PyTorch, with the bundle's weights; ``nucfast.engine.create_engine`` calls this.
+
+    Args:
+        bundle: as ``nucfast export`` writes it; it holds the recipe that says what the network is.
+        device: "cpu" or "cuda:<index>".
+        precision: as for ``TorchEngine``, or "auto": "fp32".
+        threads: of the whole process, as PyTorch has it.
+
+    Raises:
+        EngineError: the bundle does not say what its network is, or the precision or device is not there.
+        RecipeError: the bundle's file does not hold this network's weights.
+    """
+    if not isinstance(bundle.training.get("recipe"), Mapping):
+        raise EngineError(
+            f"engine pytorch: {bundle.label()} was not exported from a training run, so that only its ONNX "
+            "file knows the network; use engine openvino or onnxruntime"
+        )
+    torch.set_num_threads(threads)
+    network = load_bundle_network(bundle)
+    precision = "fp32" if precision == "auto" else precision
+    return TorchEngine(network, bundle, device=device, precision=precision)
 
 
 class TorchEngine:
@@ -52,8 +77,11 @@ class TorchEngine:
         if precision not in TYPES:
             raise EngineError(f"precision {precision}: PyTorch has {', '.join(TYPES)} here; use one of these")
         on_gpu = device.startswith("cuda")
-        if on_gpu and not torch.cuda.is_available():
-            raise EngineError(f"engine pytorch on {device}: this PyTorch sees no CUDA device; use device cpu")
+        if on_gpu and (torch.device(device).index or 0) >= torch.cuda.device_count():
+            raise EngineError(
+                f"engine pytorch on {device}: this PyTorch sees {torch.cuda.device_count()} CUDA devices; "
+                "use one of these or device cpu"
+            )
         if cuda_graph and not on_gpu:
             raise EngineError(f"engine pytorch: CUDA graphs need a CUDA device, got {device}")
         self.bundle = bundle
@@ -76,11 +104,16 @@ class TorchEngine:
         maps = output_buffers(tiles, self.bundle, out)
         if len(tiles) == 0:
             return maps
-        batch = torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device)
+        batch = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.device)
         with self._lock:
-            results = self._replay(batch) if self._cuda_graph else self._forward(batch)
-            for result, (name, target) in zip(results, maps.items(), strict=True):
-                store(result.cpu().numpy(), target, name, self.bundle)
+            try:
+                results = self._replay(batch) if self._cuda_graph else self._forward(batch)
+                arrays = [result.cpu().numpy() for result in results]
+            except RuntimeError as error:  # no memory left, for instance
+                lines = str(error).splitlines() or ["no reason given"]
+                raise EngineError(f"{self.bundle.label()}: PyTorch failed: {readable(lines[0])}") from error
+            for array, (name, target) in zip(arrays, maps.items(), strict=True):
+                store(array, target, name, self.bundle)
         return maps
 
     def _forward(self, batch: Tensor) -> tuple[Tensor, ...]:

@@ -28,6 +28,7 @@ NUMBERS = (
     "first_run_s",
 )
 COLUMNS = (*WORDS, *NUMBERS)
+COMPARED = tuple(name for name in ENGINES if name not in {"auto", "pytorch"})
 
 
 @click.command("benchmark")
@@ -37,7 +38,7 @@ COLUMNS = (*WORDS, *NUMBERS)
     "engines",
     type=click.Choice(ENGINES),
     multiple=True,
-    help="May be given several times; default: all that run here.",
+    help="May be given several times; default: all that run here, but pytorch.",
 )
 @click.option(
     "--precision",
@@ -71,7 +72,7 @@ def command(
     load_bundle(model)
     rows: list[Speed] = []
     for engine, precision, side, batch in product(
-        engines or ENGINES[1:], precisions or PRECISIONS[1:], sides or (None,), batches
+        engines or COMPARED, precisions or PRECISIONS[1:], sides or (None,), batches
     ):
         try:
             row = measure_speed(

@@ -14,6 +14,8 @@ onnxruntime-tensorrt  auto, cuda    ONNX Runtime with TensorRT 10, built for the
                                     cached
 tensorrt              auto, cuda    TensorRT, likewise
 tensorrt-rtx          auto, cuda    TensorRT-RTX, likewise
+pytorch               any           PyTorch, on the GPUs if it sees one; for development, and never what
+                                    "auto" picks
 ====================  ============  ===================================================================
 
 ``precision`` "auto":
@@ -33,6 +35,7 @@ is obeyed or refused, never replaced.
 from __future__ import annotations
 
 import re
+from types import ModuleType
 
 from nucfast.engine.base import Engine
 from nucfast.engine.bundle import Bundle
@@ -43,9 +46,9 @@ from nucfast.engine.parallel import ParallelEngine
 from nucfast.engine.processor import has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.engine.threads import resolve_threads
-from nucfast.errors import EngineError
+from nucfast.errors import EngineError, require
 
-ENGINES = ("auto", "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
+ENGINES = ("auto", "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx", "pytorch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
@@ -90,8 +93,7 @@ def create_engine(
     if "tensorrt" in engine and device == "cpu":
         raise EngineError(f"engine {engine} runs on NVIDIA GPUs only; use engine openvino or auto")
     if device == "auto":
-        on_gpu = "tensorrt" in engine or (engine != "openvino" and cuda_available())
-        device = "cuda" if on_gpu else "cpu"
+        device = "cuda" if _has_gpu(engine) else "cpu"
     if device == "cuda":
         device = all_devices()
     if "," in device:
@@ -103,6 +105,14 @@ def create_engine(
             ]
         )
 
+    if precision == "auto" and device != "cpu" and bundle.variant("onnx", "fp16") is not None:
+        precision = "fp16"
+    if engine == "pytorch":
+        # Of another package, which imports this one.
+        made: Engine = _pytorch("nucfast_export.torch_engine").create_torch_engine(
+            bundle, device=device, precision=precision, threads=threads
+        )
+        return made
     if device == "cpu":
         own = bundle.variant("openvino", "int8") if engine != "onnxruntime" else None
         quantised = own or bundle.variant("onnx", "int8")
@@ -114,9 +124,20 @@ def create_engine(
         if precision == "auto":
             precision = "bf16" if cpu_has_bf16() else "fp32"
         return OpenVinoEngine(bundle, precision=precision, threads=threads)
-    if precision == "auto" and bundle.variant("onnx", "fp16") is not None:
-        precision = "fp16"
     if engine.startswith("tensorrt"):
         return TensorRtEngine(bundle, library=engine, device=device, precision=precision, threads=threads)
     tensorrt = engine == "onnxruntime-tensorrt"
     return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads, tensorrt=tensorrt)
+
+
+def _has_gpu(engine: str) -> bool:
+    """Whether this engine runs on a GPU where nothing else is asked for."""
+    if engine == "pytorch":
+        return bool(_pytorch("torch").cuda.is_available())
+    return "tensorrt" in engine or (engine != "openvino" and cuda_available())
+
+
+def _pytorch(module: str) -> ModuleType:
+    for name in ("torch", "onnx", "safetensors", module):
+        found = require(name, extra="train", purpose="engine pytorch")
+    return found

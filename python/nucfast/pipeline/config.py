@@ -17,7 +17,8 @@ class InferConfig:
     Attributes:
         model: name of a shipped bundle, or path of one.
         device: "auto", "cpu", "cuda", "cuda:0", "cuda:0,1".
-        engine: "auto", "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx".
+        engine: "auto", "openvino", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx",
+            "pytorch".
         precision: "auto", "fp32", "bf16", "fp16", "int8".
         threads: processor threads; None: as many as this process may use.
         formats: result files to write, names of ``nucfast.output.FORMATS``.
