@@ -42,6 +42,7 @@ GROUPS = {
         "consep-unet-quarter",
         "consep-unet-quarter-8",
         "consep-unet-dropout",
+        "dsb2018-256",
         "dsb2018-linknet4",
         "dsb2018-linknet2",
         "dsb2018-unet",

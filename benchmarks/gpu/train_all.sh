@@ -44,6 +44,7 @@ replaced() {
 micrographs() {
   train 120 isbi2012-unet --no-weights
   train 170 isbi2012-segnet --no-weights
+  train 190 dsb2018-256 --no-weights
 }
 
 sweeps() {
