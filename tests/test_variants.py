@@ -151,17 +151,24 @@ def test_int8_of_earlier_releases_needs_dot_products(with_int8, monkeypatch):
 class TestSmallSums:
     """No sum of two neighbouring products of int8 weights overflows 16 bits, and the weights are the same."""
 
-    @pytest.fixture
-    def model(self):
+    @pytest.fixture(params=[1, 2], ids=["dense", "grouped"])
+    def model(self, request):
         rng = np.random.default_rng(0)
         kernel = rng.normal(size=(8, 8, 3, 3)).astype(np.float32)
         kernel[0, 2:4, 1, 1] = 6.0  # together far above the limit
         kernel[1, 2:4, 1, 1] = 6.0, -6.0  # these cancel out
-        kernel[2, 3:5, 1, 1] = 6.0  # these are not summed with each other
+        kernel[2, 1:3, 1, 1] = 6.0  # these are not summed with each other
         kernel[3] = 0
+        kernel = kernel[:, : 8 // request.param]
         nodes = [
             helper.make_node(
-                "Conv", ["x", "w", "b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="c"
+                "Conv",
+                ["x", "w", "b"],
+                ["c"],
+                kernel_shape=[3, 3],
+                pads=[1, 1, 1, 1],
+                group=request.param,
+                name="c",
             ),
             helper.make_node("Relu", ["c"], ["r"], name="r"),
             helper.make_node("Mul", ["r", "one"], ["y"], name="m"),

@@ -131,7 +131,11 @@ def _refit(model: onnx.ModelProto, plain: onnx.ModelProto, means: Mapping[str, N
             levels = np.clip(np.round(source / (scale * factor).reshape(column)), -127, 127).astype(np.int8)
         store(weights.input[0], levels)
         store(weights.input[1], scale * factor)
-        shift = (levels * (scale * factor).reshape(column) - source).sum(axis=(2, 3)) @ means[conv.name]
+        added = (levels * (scale * factor).reshape(column) - source).sum(axis=(2, 3))
+        # Of a grouped convolution each share of the output channels reads its own share of the inputs.
+        groups = len(means[conv.name]) // source.shape[1]
+        read = means[conv.name].reshape(groups, -1).repeat(len(source) // groups, axis=0)
+        shift = (added * read).sum(axis=1)
         for bias in biases:
             level, step = (graph.constants[name] for name in bias.input[:2])
             level = np.round(np.round(level / factor) - shift / (step * factor)).astype(level.dtype)
