@@ -174,7 +174,9 @@ def test_disk_full(slide, settings, expected, tmp_path):
     assert_same(tmp_path / "made.svs", expected)
 
 
-def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expected, tmp_path):
+@pytest.mark.parametrize("tissue_only", [False, True])
+def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expected, tmp_path, tissue_only):
+    settings = {**settings, "tissue_only": tissue_only}
     copy = tmp_path / "made.svs"
     whole, stat = slide.read_bytes(), slide.stat()
     position = whole.index(b"\xff\xd8")  # the head of the first tile
@@ -183,9 +185,10 @@ def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expe
     out = tmp_path / "out"
     report = infer(copy, out, **settings)
     assert report.exit_code == 1
-    assert "tile" in report.slides[0].error
+    assert "tile 0 cannot be decoded" in report.slides[0].error
     done = len(list(out.glob("made.svs/.nucfast-work/*/*.part")))
     assert 4 <= done < 16
+    assert report.slides[0].error.endswith(f"; {done} of 16 regions are done and kept")
     copy.write_bytes(whole)
     os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     seen = []

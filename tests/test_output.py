@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import reference
-from nucfast.errors import OutputError
+from nucfast.errors import OutputError, SlideError
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
 from nucfast.output.geojson import document, measurement_name
@@ -322,6 +322,23 @@ def test_overlay_draws_outlines_and_a_legend(tmp_path):
     assert (picture[:, 200:290] == 255).all()
     assert (picture[:100, :200] != 255).any()  # the legend
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_overlay_is_white_where_the_slide_cannot_be_read(tmp_path, monkeypatch):
+    slide = open_slide(np.full((900, 640, 3), 200, np.uint8), mpp=0.25)
+    read = slide.read_scaled
+
+    def damaged(x, y, width, height, scale):
+        if x < 100 and y < 100:
+            raise SlideError("tile 0 cannot be decoded")
+        return read(x, y, width, height, scale)
+
+    monkeypatch.setattr(slide, "read_scaled", damaged)
+    write_overlay(tmp_path / "overlay.png", slide, [])
+    picture = np.asarray(Image.open(tmp_path / "overlay.png"))
+    assert (picture[:100, :100] == 255).all()
+    assert (picture[130:] == 200).all()
+    assert (picture[:, 130:] == 200).all()
 
 
 def test_overlay_takes_batches_and_fits_large_slides(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from nucfast.engine import Bundle, DecoderSpec, OutputSpec
-from nucfast.errors import BundleError
+from nucfast.errors import BundleError, SlideError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform, label
 from nucfast.pipeline import segment
@@ -161,6 +161,38 @@ def test_nuclei_larger_than_the_halo_are_kept_whole(region_px):
     whole = run(image, make_bundle(halo_px=16), region_px=512)
     assert len(whole) == 1
     assert_same(run(image, make_bundle(halo_px=16), region_px=region_px), whole)
+
+
+def test_a_larger_halo_that_cannot_be_read_costs_one_region(monkeypatch):
+    image = np.zeros((300, 300, 3), np.uint8)
+    image[10:180, 40:60] = 255  # reaches past the halos of regions 0 and 3
+    image[220:230, 220:230] = 255
+    bundle = make_bundle(halo_px=16)
+    with open_slide(image) as slide:
+        layout = plan(slide, bundle, region_px=100)
+        read, widest = slide.read_scaled, max(region.read.height for region in layout.regions)
+
+        def damaged(x, y, width, height, scale, *, parts=None):
+            if height > widest:
+                raise SlideError("tile 0 cannot be decoded")
+            return read(x, y, width, height, scale, parts=parts)
+
+        monkeypatch.setattr(slide, "read_scaled", damaged)
+        done = []
+        results = run_regions(
+            slide,
+            layout,
+            layout.regions,
+            engine=KnownMaps(bundle),
+            batch=1,
+            decoders=1,
+            stages=Stages(),
+            finish=lambda region, nuclei: None,
+        )
+        with pytest.raises(SlideError, match="tile 0"):
+            done.extend(results)
+    assert [region.index for region, _ in done] == [1, 2, 4, 5, 6, 7, 8]
+    assert sum(len(nuclei) for _, nuclei in done) == 1
 
 
 def test_nuclei_larger_than_any_halo_are_reported():

@@ -16,8 +16,8 @@ from PIL import Image
 
 import reference
 from nucfast.errors import SlideError
-from nucfast.slide import Slide, open_slide
-from nucfast.slide.base import make_levels
+from nucfast.slide import Slide, open_slide, tissue_mask, write_slide
+from nucfast.slide.base import DAMAGE_PX, make_levels
 from nucfast.slide.jpeg import reduced_jpeg
 from nucfast.slide.mpp import Resolution
 from nucfast.slide.tiff import TiffSlide
@@ -759,6 +759,41 @@ def test_damaged_tile_is_an_error_when_read(tmp_path):
         slide.read(0, 0, 150, 300, None)
         with pytest.raises(SlideError, match=r"a.tif: tile 3 cannot be decoded .*; copy the file again"):
             slide.read(0, 0, 300, 300, None)
+
+
+def test_reading_around_damage(tmp_path, caplog):
+    path, picture = tmp_path / "a.tif", smooth(300, 300)
+    tifffile.imwrite(path, picture, tile=(64, 64), photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[0].dataoffsets[7]  # rows 64 to 128, columns 128 to 192
+    data = bytearray(path.read_bytes())
+    data[at : at + 20] = bytes(20)
+    path.write_bytes(bytes(data))
+    with open_slide(path, mpp=0.5) as slide:
+        seen = slide.read_around_damage(0, 0, 300, 300, 1.0, fill=7)
+        mask = tissue_mask(slide, mpp=0.5).mask
+    changed = (seen != picture).any(axis=2)
+    assert (seen[64:128, 128:192] == 7).all()
+    assert (seen[changed] == 7).all()
+    rows, cols = np.nonzero(changed)
+    assert (rows.min(), cols.min()) >= (64 - DAMAGE_PX, 128 - DAMAGE_PX)
+    assert (rows.max(), cols.max()) <= (128 + DAMAGE_PX, 192 + DAMAGE_PX)
+    assert mask[64:128, 128:192].all()
+    (record,) = caplog.records
+    assert "a.tif: tile 7 cannot be decoded" in record.message
+
+
+def test_damage_costs_openslide_one_place(tmp_path):
+    path = tmp_path / "a.svs"
+    write_slide(path, smooth(700, 700), mpp=0.5)
+    data = path.read_bytes()
+    first = data.index(b"\xff\xd8")
+    path.write_bytes(data[:first] + bytes(100) + data[first + 100 :])
+    with OpenSlideSlide(path, mpp=None) as slide:
+        expected = slide.read_level(0, 600, 600, 50, 50)
+        with pytest.raises(SlideError, match=r"a\.svs: cannot read at \(0, 0\)"):
+            slide.read_level(0, 0, 0, 50, 50)
+        assert_array_equal(slide.read_level(0, 600, 600, 50, 50), expected)
 
 
 def test_reading_a_closed_slide(tmp_path):

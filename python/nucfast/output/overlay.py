@@ -48,7 +48,8 @@ def write_overlay(
 ) -> None:
     """Draw the nuclei on the slide as a PNG with a legend of classes and counts.
 
-    Where nuclei of several batches share a pixel of the picture, the later ones are drawn over the earlier.
+    What cannot be read of the slide is white. Where nuclei of several batches share a pixel of the picture,
+    the later ones are drawn over the earlier.
 
     Args:
         path: the PNG file.
@@ -70,7 +71,9 @@ def write_overlay(
     for top in range(0, size[1], _BLOCK_ROWS):
         check()
         rows = min(_BLOCK_ROWS, size[1] - top)
-        picture[top : top + rows] = slide.read_scaled(0, top / scale, size[0], rows, 1 / scale)
+        picture[top : top + rows] = slide.read_around_damage(
+            0, top / scale, size[0], rows, 1 / scale, fill=255
+        )
     counts: dict[str, int] = {}
     colors: dict[str, RGB] = {}
     first: Nuclei | None = None

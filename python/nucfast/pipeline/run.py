@@ -347,6 +347,9 @@ class _Job:
                     finish(region, nuclei)
                 facts = progress.add(len(nuclei), _area_px(region) * mm2_per_px)
                 self.on_event({"event": "region", "slide": str(self.entry.path), **facts})
+        except SlideError as error:
+            kept = len(journal.finished([region.index for region in self.wanted]))
+            raise SlideError(f"{error}; {kept} of {len(self.wanted)} regions are done and kept") from error
         finally:
             for index, turn in claims.items():
                 journal.release(index, turn)

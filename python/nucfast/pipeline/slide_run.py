@@ -148,7 +148,12 @@ def run_regions(
                     decoding[0][1].done() or not reading or len(reading) + len(decoding) >= in_flight
                 ):
                     region, result = decoding.popleft()
-                    yield region, result.result()
+                    try:
+                        nuclei = result.result()
+                    except SlideError as error:  # read again with a larger halo
+                        unreadable = unreadable or error
+                        continue
+                    yield region, nuclei
         finally:
             read_pool.shutdown(wait=False, cancel_futures=True)
             decode_pool.shutdown(wait=False, cancel_futures=True)

@@ -7,6 +7,7 @@ slide, happens here, so all formats give the same pixels for the same question.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from nucfast.errors import SlideError
 from nucfast.slide.mpp import Resolution
+
+logger = logging.getLogger("nucfast")
 
 WHITE = 255
 
@@ -53,6 +56,9 @@ FILTER_SUPPORT = 1.0
 # Resampled pixels are made in blocks of the output's grid whose source is about this large, whatever window
 # is asked for: Pillow's weights depend a little on where its window begins.
 GRID_SOURCE_PX = 256
+
+# Around damage a read is cut in halves down to pieces of this side, in output pixels.
+DAMAGE_PX = 16
 
 # How close to a multiple of the scale a position must be to lie on the output's grid, in output pixels.
 GRID_EPSILON = 1e-6
@@ -122,6 +128,7 @@ class Slide(ABC):
         self.mpp_source = resolution.source
         self.properties = properties
         self._closed = False
+        self._damage_told = False
         self.bounds = bounds or (0, 0, levels[0].width, levels[0].height)
 
     @abstractmethod
@@ -243,6 +250,33 @@ class Slide(ABC):
                     view = out[row : row + block, col : col + block]
                     self._sample(index, left + col * step, top + row * step, step, view)
         return out
+
+    def read_around_damage(
+        self, x: float, y: float, width: int, height: int, scale: float, *, fill: int
+    ) -> NDArray[np.uint8]:
+        """:meth:`read_scaled`, but what cannot be read, and a little around it, has the grey value ``fill``.
+
+        For looks at the whole slide, which one bad tile should not prevent. The first damage is logged.
+        """
+        try:
+            return self.read_scaled(x, y, width, height, scale)
+        except SlideError as error:
+            if self._closed:
+                raise
+            if not self._damage_told:
+                self._damage_told = True
+                logger.warning("%s; until then it counts as tissue and is white in the overlay", error)
+        if max(width, height) <= DAMAGE_PX:
+            return np.full((height, width, 3), fill, np.uint8)
+        if width >= height:
+            first = width // 2
+            left = self.read_around_damage(x, y, first, height, scale, fill=fill)
+            right = self.read_around_damage(x + first * scale, y, width - first, height, scale, fill=fill)
+            return np.concatenate([left, right], axis=1)
+        first = height // 2
+        upper = self.read_around_damage(x, y, width, first, scale, fill=fill)
+        lower = self.read_around_damage(x, y + first * scale, width, height - first, scale, fill=fill)
+        return np.concatenate([upper, lower])
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, scaled so that its longer side has at most ``max_px`` pixels; never enlarged."""

@@ -81,7 +81,7 @@ def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
     value of the glass. Specks are dropped, small holes closed, and the border widened. A slide without any
     glass is all tissue; so is fluorescence.
 
-    Memory grows with the mask only, not with the slide.
+    What cannot be read is taken for tissue. Memory grows with the mask only, not with the slide.
 
     Args:
         slide: any slide; one without mpp gets cells of 16 x 16 pixels.
@@ -89,7 +89,6 @@ def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
 
     Raises:
         ValueError: ``mpp`` is not positive.
-        SlideError: the slide is damaged.
     """
     if not (math.isfinite(mpp) and mpp > 0):
         raise ValueError(f"mpp: expected a positive number, got {mpp}")
@@ -116,7 +115,10 @@ def _darkest_channel(slide: Slide, scale: float) -> tuple[NDArray[np.uint8], NDA
     for row in range(0, rows, _BLOCK_PX):
         for col in range(0, cols, _BLOCK_PX):
             view = darkest[row : row + _BLOCK_PX, col : col + _BLOCK_PX]
-            block = slide.read_scaled(col * scale, row * scale, view.shape[1], view.shape[0], scale)
+            # Black counts as tissue: the regions there find out what can be read.
+            block = slide.read_around_damage(
+                col * scale, row * scale, view.shape[1], view.shape[0], scale, fill=0
+            )
             np.min(block, axis=2, out=view)
             gray = block.max(axis=2) - view <= _MAX_SATURATION
             gray_counts += np.bincount(view[gray], minlength=256)

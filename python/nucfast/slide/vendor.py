@@ -35,6 +35,7 @@ class OpenSlideSlide(Slide):
         """
         import openslide
 
+        self._file = path
         try:
             self._handle: Any = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError) as error:
@@ -60,6 +61,7 @@ class OpenSlideSlide(Slide):
                 properties=properties,
                 bounds=(x, y, width, height) if min(x, y) >= 0 and min(width, height) > 0 else None,
             )
+            self._downsamples = self._handle.level_downsamples
         except BaseException:
             self._handle.close()
             raise
@@ -70,10 +72,16 @@ class OpenSlideSlide(Slide):
         from PIL import Image
 
         # OpenSlide divides by its own downsample, which is not the integer where sizes were rounded.
-        downsample = self._handle.level_downsamples[level]
+        downsample = self._downsamples[level]
         position = (round(x * downsample), round(y * downsample))
         try:
-            image = self._handle.read_region(position, level, (width, height))
+            try:
+                image = self._handle.read_region(position, level, (width, height))
+            except openslide.OpenSlideError:
+                # After one error a handle refuses everything, and another thread may have met that error.
+                fresh = openslide.OpenSlide(self._file)
+                image = fresh.read_region(position, level, (width, height))
+                self._handle = fresh
         except (openslide.OpenSlideError, ValueError, OSError) as error:
             raise SlideError(
                 f"{self.path}: cannot read at {position} ({error}); copy the file again"
