@@ -106,6 +106,45 @@ def test_parts_damaged_by_a_power_cut_are_done_again(slide, settings, expected, 
     assert_same(tmp_path / "made.svs", expected)
 
 
+@pytest.mark.parametrize("content", [b"", bytes(500), b'{"fingerprint": "12', b"[]"])
+def test_a_run_file_damaged_by_a_power_cut_is_as_none(slide, settings, expected, tmp_path, content):
+    shutil.copytree(expected, tmp_path / "made.svs")
+    (tmp_path / "made.svs" / "run.json").write_bytes(content)
+    assert infer(slide, tmp_path, dry_run=True, **settings).slides[0].status == "planned"
+    assert (tmp_path / "made.svs" / "run.json").read_bytes() == content
+    report = infer(slide, tmp_path, **settings)
+    assert [entry.status for entry in report.slides] == ["done"]
+    assert_same(tmp_path / "made.svs", expected)
+
+
+def test_results_are_on_the_disk_before_the_run_file_says_so(slide, settings, tmp_path, monkeypatch):
+    steps = []
+    sync, replace = os.fsync, Path.replace
+
+    def note_sync(handle):
+        steps.append(("sync", Path(f"/proc/self/fd/{handle}").resolve().name))
+        sync(handle)
+
+    def note_replace(path, target):
+        steps.append(("name", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    assert infer(slide, tmp_path, **settings).exit_code == 0
+    named = steps.index(("name", "run.json"))
+    assert steps[named - 2 : named + 2] == [
+        ("sync", "made.svs"),
+        ("sync", "run.json"),
+        ("name", "run.json"),
+        ("sync", "made.svs"),
+    ]
+    for name in RESULTS:
+        assert ("sync", f"{name}.tmp") in steps[:named]
+        assert ("name", name) in steps[: named - 2]
+    assert steps[-2:] == [("sync", steps[-2][1]), ("name", "manifest.json")]
+
+
 def command(slide, out, settings):
     """The command line of these settings."""
     return [

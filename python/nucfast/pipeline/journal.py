@@ -16,7 +16,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -105,10 +105,8 @@ class Worker:
 
     def replace(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file that appears whole."""
-        partial = self.folder / f"{self.token}.tmp"
-        with on_disk(path):
-            partial.write_text(json.dumps(content, indent=2) + "\n")
-            partial.replace(path)
+        data = (json.dumps(content, indent=2) + "\n").encode()
+        put(path, data, partial=self.folder / f"{self.token}.tmp")
 
     def _changed(self, what: str, value: int, seconds: float) -> bool:
         """Whether ``value`` has changed within ``seconds`` of watching."""
@@ -191,19 +189,8 @@ class Journal:
 
     def write(self, index: int, nuclei: Nuclei) -> None:
         """Put a region on record: whole or not at all, and for good."""
-        data = pack(nuclei)
         path = self._part(index)
-        partial = path.with_name(f"{path.name}.{self._worker.token[:8]}.tmp")
-        with on_disk(path):
-            try:
-                with partial.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+        put(path, pack(nuclei), partial=path.with_name(f"{path.name}.{self._worker.token[:8]}.tmp"))
         with self._news:
             self._recent[index] = nuclei
             if len(self._recent) > _RECENT:
@@ -269,6 +256,30 @@ def unpack(data: bytes, name: str) -> Nuclei:
     ):
         raise OutputError(f"{name}: damaged; delete it and run again")
     return Nuclei.from_arrow(pa.ipc.open_file(pa.py_buffer(body)).read_all())
+
+
+def put(path: Path, data: bytes, *, partial: Path) -> None:
+    """Write a file that appears whole, by way of ``partial``, and that no power cut leaves empty."""
+    with on_disk(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in a folder outlast a power cut, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from nucfast.pipeline.cluster import Cluster, for_workers
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
-from nucfast.pipeline.journal import Journal, Worker, on_disk
+from nucfast.pipeline.journal import Journal, Worker, on_disk, put, sync_folder
 from nucfast.pipeline.memory import regions_in_memory
 from nucfast.pipeline.prepare import fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
@@ -379,23 +379,29 @@ class _Job:
 
     def _finished(self, fingerprint: str) -> SlideReport | None:
         """The report of an earlier run that did the same, if there is one."""
-        marker = self._marker
-        if not marker.exists():
+        earlier = self._earlier()
+        if earlier is None:
             return None
-        try:
-            earlier = json.loads(marker.read_text())
-            same = earlier["fingerprint"] == fingerprint and set(self.config.formats) <= set(
-                earlier["formats"]
-            )
-            report = SlideReport(**earlier["report"])
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
+        if earlier["fingerprint"] != fingerprint or not set(self.config.formats) <= set(earlier["formats"]):
             raise OutputError(
                 f"{self.entry.path}: {self.folder} holds results of another slide, model or setting; "
                 "pass --overwrite to replace them, or another folder with -o"
             )
-        return replace(report, status="skipped")
+        return replace(SlideReport(**earlier["report"]), status="skipped")
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """The run file of an earlier run; one that a power cut has damaged is as none, and removed."""
+        try:
+            content: dict[str, Any] = json.loads(self._marker.read_bytes())
+            if {"fingerprint", "formats", "report"} <= content.keys():
+                return content
+        except FileNotFoundError:
+            return None
+        except (ValueError, AttributeError):
+            pass
+        if self.worker is not None:
+            self._marker.unlink(missing_ok=True)
+        return None
 
     def _begin_results(
         self, slide: Slide, layout: Plan, journal: Journal, turn: int | None, files: ResultFiles
@@ -467,10 +473,16 @@ class _Job:
         if self.config.overlay:
             names.append(OVERLAY_FILE)
         with on_disk(self.folder):
-            (pending.folder / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n")
-            # The run file last: with it the slide is done.
-            for name in [*names, RUN_FILE]:
+            for name in names:
                 (pending.folder / name).replace(self.folder / name)
+        # The run file last, also on the disk: with it the slide is done.
+        sync_folder(self.folder)
+        put(
+            self._marker,
+            (json.dumps(content, indent=2) + "\n").encode(),
+            partial=pending.folder / RUN_FILE,
+        )
+        sync_folder(self.folder)
         return report
 
 
