@@ -109,6 +109,24 @@ def test_a_finished_slide_is_skipped_and_never_mixed(slide, tmp_path):
     assert infer(slide, tmp_path, formats=("csv",), region_px=300, overwrite=True).exit_code == 0
 
 
+def test_a_finished_slide_has_all_its_files(slide, tmp_path):
+    settings = {"formats": ("csv",), "overlay": False, "region_px": 512}
+    folder = tmp_path / "made.svs"
+    assert infer(slide, tmp_path, **settings).exit_code == 0
+    more = infer(slide, tmp_path, formats=("csv", "geojson"), region_px=512).slides[0]
+    assert more.error == (
+        f"{slide}: {folder} was finished without nuclei.geojson, overlay.png; "
+        "pass --overwrite to do the slide again, or another folder with -o"
+    )
+    whole = (folder / "nuclei.csv").read_text()
+    (folder / "nuclei.csv").write_text(whole[:-100])
+    assert "nuclei.csv is missing or has changed" in infer(slide, tmp_path, **settings).slides[0].error
+    (folder / "nuclei.csv").unlink()
+    assert "nuclei.csv is missing or has changed" in infer(slide, tmp_path, **settings).slides[0].error
+    assert infer(slide, tmp_path, overwrite=True, **settings).slides[0].status == "done"
+    assert (folder / "nuclei.csv").read_text() == whole
+
+
 def test_another_decoder_is_another_result(slide, tmp_path):
     bundle = load_bundle("he-fast")
     copy = tmp_path / "copy"

@@ -374,6 +374,12 @@ class _Job:
     def _marker(self) -> Path:
         return self.folder / RUN_FILE
 
+    @property
+    def _names(self) -> list[str]:
+        """The result files, without the run file."""
+        overlay = [OVERLAY_FILE] if self.config.overlay else []
+        return [*(FORMATS[name] for name in self.config.formats), *overlay]
+
     def _fingerprint(self, layout: Plan) -> str:
         return fingerprint(self.entry, self.config, self.engine, layout)
 
@@ -382,10 +388,21 @@ class _Job:
         earlier = self._earlier()
         if earlier is None:
             return None
-        if earlier["fingerprint"] != fingerprint or not set(self.config.formats) <= set(earlier["formats"]):
+        where = f"{self.entry.path}: {self.folder}"
+        if earlier["fingerprint"] != fingerprint:
             raise OutputError(
-                f"{self.entry.path}: {self.folder} holds results of another slide, model or setting; "
+                f"{where} holds results of another slide, model or setting; "
                 "pass --overwrite to replace them, or another folder with -o"
+            )
+        again = "pass --overwrite to do the slide again, or another folder with -o"
+        sizes = earlier.get("files", {})
+        without = [name for name in self._names if name not in sizes]
+        if without:
+            raise OutputError(f"{where} was finished without {', '.join(without)}; {again}")
+        changed = [name for name in self._names if _size(self.folder / name) != sizes[name]]
+        if changed:
+            raise OutputError(
+                f"{where} was finished, but {', '.join(changed)} is missing or has changed since; {again}"
             )
         return replace(SlideReport(**earlier["report"]), status="skipped")
 
@@ -393,7 +410,7 @@ class _Job:
         """The run file of an earlier run; one that a power cut has damaged is as none, and removed."""
         try:
             content: dict[str, Any] = json.loads(self._marker.read_bytes())
-            if {"fingerprint", "formats", "report"} <= content.keys():
+            if {"fingerprint", "report"} <= content.keys():
                 return content
         except FileNotFoundError:
             return None
@@ -459,7 +476,7 @@ class _Job:
         )
         content = {
             "fingerprint": self.fingerprint,
-            "formats": list(self.config.formats),
+            "files": {name: _size(pending.folder / name) for name in self._names},
             "report": asdict(report),
             "oversized": pending.oversized,
             "regions": len(self.wanted),
@@ -469,11 +486,8 @@ class _Job:
             "model": pending.model,
             "nucfast": VERSION,
         }
-        names = [FORMATS[name] for name in self.config.formats]
-        if self.config.overlay:
-            names.append(OVERLAY_FILE)
         with on_disk(self.folder):
-            for name in names:
+            for name in self._names:
                 (pending.folder / name).replace(self.folder / name)
         # The run file last, also on the disk: with it the slide is done.
         sync_folder(self.folder)
@@ -502,6 +516,14 @@ class _Pending:
             self.oversized += nuclei.meta["oversized"]
             for name, number in nuclei.counts().items():
                 self.counts[name] = self.counts.get(name, 0) + number
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None if it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _area_px(region: Region) -> int:
