@@ -248,6 +248,30 @@ def test_processes_share_the_work(slide, settings, expected, tmp_path):
     assert_same(out / "made.svs", expected)
 
 
+def test_processes_that_overwrite_do_so_once(slide, settings, expected, tmp_path):
+    other = tmp_path / "other.svs"
+    shutil.copy(slide, other)
+    out = tmp_path / "out"
+    inputs = [slide, other]
+    assert infer(inputs, out, **settings).exit_code == 0
+    before = (out / "made.svs" / "run.json").stat().st_mtime_ns
+    regions = []
+
+    def count(event):
+        if event["event"] == "region":
+            regions.append(event["slide"])
+        if event["event"] == "done" and event["slide"] == str(slide):
+            # A second process, which began with this one, has come to the second slide first.
+            assert infer(other, out, overwrite=True, on_event=count, **settings).exit_code == 0
+
+    report = infer(inputs, out, overwrite=True, on_event=count, **settings)
+    assert [entry.status for entry in report.slides] == ["done", "skipped"]
+    assert sorted(regions) == sorted([str(slide)] * 16 + [str(other)] * 16)
+    assert (out / "made.svs" / "run.json").stat().st_mtime_ns > before
+    for name in RESULTS:
+        assert (out / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
 def test_a_killed_process_is_replaced_by_one_that_waits_for_it(slide, settings, expected, tmp_path):
     log, out = tmp_path / "events", tmp_path / "out"
     first = killable.start(slide, out, events=log, **settings)

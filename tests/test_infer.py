@@ -192,6 +192,7 @@ def test_bad_inputs_stop_nothing_else(slide, slides_dir, tmp_path):
         ({"engine": "abacus"}, "abacus"),
         ({"mpp": 353.0}, "um per pixel"),
         ({"region_px": 1}, "region_px"),
+        ({"shard": (1, 2), "overwrite": True}, "overwrite: not with shard"),
     ],
 )
 def test_wrong_settings_are_refused_before_work_begins(slide, tmp_path, settings, message):

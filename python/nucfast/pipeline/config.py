@@ -67,6 +67,12 @@ class InferConfig:
             raise NucfastError(f"threads: expected at least 1, got {self.threads}")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise NucfastError(f"shard: expected i/n with i from 1 to n, got {self.shard[0]}/{self.shard[1]}")
+        if self.shard is not None and self.overwrite:
+            # A task that starts, or is requeued, after a slide is done cannot tell that from an old result.
+            raise NucfastError(
+                "overwrite: not with shard, whose tasks start at different times; "
+                "delete the old results, or name another -o"
+            )
         if self.mpp is not None and not 0.05 <= self.mpp <= 20:
             raise NucfastError(
                 f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}"

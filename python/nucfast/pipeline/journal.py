@@ -53,6 +53,7 @@ class Worker:
         self._sign = self.folder / self.token
         self._place = {"place": _place(), "pid": os.getpid(), "started": _started(os.getpid())}
         self._seen: dict[str, tuple[int, float]] = {}
+        self._began = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="nucfast-alive")
 
@@ -64,6 +65,7 @@ class Worker:
                     partial = self._sign.with_suffix(".tmp")
                     partial.write_text(json.dumps(self._place))
                     partial.replace(self._sign)
+                    self._began = self._sign.stat().st_mtime_ns
                     break
                 except FileNotFoundError:  # another process has just tidied up
                     if not left:
@@ -98,6 +100,10 @@ class Worker:
         if owner.get("place") == self._place["place"] and self._place["started"]:
             return bool(_started(owner["pid"]) == owner["started"])
         return self._changed(token, beat, DEAD_SECONDS)
+
+    def is_newer(self, file: Path) -> bool:
+        """Whether a file in the output folder was written since this process began, by the folder's clock."""
+        return file.stat().st_mtime_ns >= self._began
 
     def writing(self, claim: Path) -> bool:
         """Whether a claim without a name in it may still be written by whoever made it."""

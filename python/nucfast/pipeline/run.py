@@ -240,12 +240,11 @@ class _Job:
                 self.fingerprint = self._fingerprint(layout)
             elif self._fingerprint(layout) != self.fingerprint:
                 raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
-            if not (first_look and self.config.overwrite):
-                done = self._finished(self.fingerprint)
-                if done is not None:
-                    if self.worker is not None:  # whoever finished it may have been killed before this
-                        shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
-                    return done if first_look else replace(done, status="done")
+            done = self._finished(self.fingerprint)
+            if done is not None:
+                if self.worker is not None:  # whoever finished it may have been killed before this
+                    shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
+                return done if first_look else replace(done, status="done")
             if first_look:
                 with self.stages.timed("tissue"):
                     self.area = slide_area(slide, self.config)
@@ -259,8 +258,6 @@ class _Job:
             )
             if self.worker is None:
                 return report
-            if first_look and self.config.overwrite:
-                self._marker.unlink(missing_ok=True)
             journal = Journal(self.folder / WORK_FOLDER / self.fingerprint[:16], self.worker)
             indices = [region.index for region in self.wanted]
             if first_look:
@@ -407,10 +404,14 @@ class _Job:
         return replace(SlideReport(**earlier["report"]), status="skipped")
 
     def _earlier(self) -> dict[str, Any] | None:
-        """The run file of an earlier run; one that a power cut has damaged is as none, and removed."""
+        """The run file of an earlier run; one to be overwritten, or damaged by a power cut, is removed."""
         try:
             content: dict[str, Any] = json.loads(self._marker.read_bytes())
-            if {"fingerprint", "report"} <= content.keys():
+            # What another process with the same command has finished meanwhile is not to be done again.
+            keep = not self.config.overwrite or (
+                self.worker is not None and self.worker.is_newer(self._marker)
+            )
+            if keep and {"fingerprint", "report"} <= content.keys():
                 return content
         except FileNotFoundError:
             return None
