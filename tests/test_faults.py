@@ -298,6 +298,27 @@ def test_shards(slide, settings, expected, tmp_path):
     assert json.loads((tmp_path / "manifest-2-of-3.json").read_text())["slides"][0]["status"] == "done"
 
 
+def test_shards_that_differ_say_so(slide, settings, expected, tmp_path, caplog):
+    copy, out = tmp_path / "made.svs", tmp_path / "out"
+    shutil.copy(slide, copy)
+    first, third = (infer(copy, out, shard=(number, 3), **settings).slides[0] for number in (1, 3))
+    assert (first.status, first.warning, third.warning) == ("partial", "", "")
+    os.utime(copy, ns=(1, 1))
+    second = infer(copy, out, shard=(2, 3), **settings)
+    assert second.exit_code == 1
+    assert second.slides[0].error.startswith(f"{copy}: 10 of its regions were done with another date of")
+    os.utime(copy, ns=(2, 2))
+    again = infer(copy, out, shard=(2, 3), **settings)
+    assert again.exit_code == 0
+    assert "date of the slide" in again.slides[0].warning
+    assert again.slides[0].warning in caplog.text
+    manifest = json.loads((out / "manifest-2-of-3.json").read_text())
+    assert manifest["slides"][0]["warning"] == again.slides[0].warning
+    assert infer(copy, out, **settings).exit_code == 0
+    for name in RESULTS:
+        assert (out / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
 def test_a_slide_that_was_replaced_is_done_anew(slide, settings, expected, tmp_path):
     copy, out = tmp_path / "made.svs", tmp_path / "out"
     write_slide(copy, np.full((400, 430, 3), 128, np.uint8), mpp=0.5)

@@ -31,6 +31,8 @@ WORKERS_FOLDER = ".nucfast-workers"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 
+_FACTS_FILE = "facts.json"
+
 _TRIES = 20
 
 # Regions that this process has just finished and keeps for those who read them next.
@@ -158,6 +160,21 @@ class Journal:
                 for claim in self.folder.glob(f"{index:06d}.claim-*"):
                     claim.unlink(missing_ok=True)
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Put on record how the regions are done, for the messages of others."""
+        if not (self.folder / _FACTS_FILE).exists():
+            with suppress(OutputError):  # another process has just finished, and removed the folder
+                self._worker.replace(self.folder / _FACTS_FILE, facts)
+
+    def strays(self) -> tuple[set[int], set[str]]:
+        """The slide's regions that were done in other ways, and the names of the facts that differ."""
+        parts = [path for path in self.folder.parent.glob("*/*.part") if path.parent != self.folder]
+        own, names = _facts(self.folder), set()
+        for folder in {path.parent for path in parts}:
+            other = _facts(folder)
+            names |= {name for name in own.keys() & other.keys() if own[name] != other[name]}
+        return {int(path.stem) for path in parts}, names
+
     def claim(self, name: int | str) -> int | None:
         """Become the one who does a region, or another piece of work; None if it is another's or done.
 
@@ -232,6 +249,14 @@ class Journal:
 
     def _part(self, index: int) -> Path:
         return self.folder / f"{index:06d}.part"
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((folder / _FACTS_FILE).read_bytes())
+        return content
+    except (OSError, ValueError):
+        return {}
 
 
 def pack(nuclei: Nuclei) -> bytes:

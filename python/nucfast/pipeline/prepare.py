@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 from nucfast.engine import Engine
 from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
@@ -14,23 +15,29 @@ from nucfast.slide import Slide, SlideInput, tissue_mask
 from nucfast.version import VERSION
 
 
+def facts(entry: SlideInput, config: InferConfig, engine: Engine, layout: Plan) -> dict[str, Any]:
+    """All that decides the rows, by names that a message can quote."""
+    stat = entry.path.stat()
+    return {
+        "version of nucfast": VERSION,
+        "model": repr(replace(engine.bundle, path=None)),
+        "engine": engine.name,
+        "precision": engine.precision,
+        "size of the slide": stat.st_size,
+        "date of the slide": stat.st_mtime_ns,
+        "mpp": layout.mpp,
+        "scale": layout.scale,
+        "region-px": config.region_px,
+        "tissue-only": config.tissue_only,
+        "roi": digest(config.roi),
+        "exclude": digest(config.exclude),
+        "tissue-mask": digest(config.tissue_mask),
+    }
+
+
 def fingerprint(entry: SlideInput, config: InferConfig, engine: Engine, layout: Plan) -> str:
     """Stands for all that decides the rows: slide, resolution, model, arithmetic, grid, area, version."""
-    stat = entry.path.stat()
-    facts = [
-        VERSION,
-        repr(replace(engine.bundle, path=None)),
-        engine.name,
-        engine.precision,
-        stat.st_size,
-        stat.st_mtime_ns,
-        layout.mpp,
-        layout.scale,
-        config.region_px,
-        config.tissue_only,
-        *(digest(path) for path in (config.roi, config.exclude, config.tissue_mask)),
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts(entry, config, engine, layout)).encode()).hexdigest()
 
 
 def slide_area(slide: Slide, config: InferConfig) -> Area | None:

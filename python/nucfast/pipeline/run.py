@@ -27,7 +27,7 @@ from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.journal import Journal, Worker, on_disk, put, sync_folder
 from nucfast.pipeline.memory import regions_in_memory
-from nucfast.pipeline.prepare import fingerprint, slide_area
+from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
 from nucfast.pipeline.results import ResultFiles
 from nucfast.pipeline.slide_run import Plan, plan, run_regions
@@ -51,8 +51,8 @@ class SlideReport:
     """What became of one input.
 
     ``status`` is "done", "skipped" (finished earlier), "partial" (this shard's regions are done, others' are
-    not), "planned" (a dry run) or "failed", with the reason in ``error``. ``analysed_mm2`` is the area of the
-    ``regions`` that are run.
+    not), "planned" (a dry run) or "failed", with the reason in ``error``; ``warning`` says what to see to.
+    ``analysed_mm2`` is the area of the ``regions`` that are run.
     """
 
     slide: str
@@ -64,6 +64,7 @@ class SlideReport:
     analysed_mm2: float = 0.0
     seconds: float = 0.0
     error: str = ""
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ class _Job:
             journal = Journal(self.folder / WORK_FOLDER / self.fingerprint[:16], self.worker)
             indices = [region.index for region in self.wanted]
             if first_look:
+                journal.note(facts(self.entry, self.config, self.engine, layout))
                 journal.drop_damaged(indices)
                 self.on_event(
                     {
@@ -285,7 +287,10 @@ class _Job:
                         turn = journal.claim("merge")
                         pending = self._begin_results(slide, layout, journal, turn, files)
                     if not complete or pending is None or self._marker.exists():
-                        return replace(report, status="partial") if self.config.shard else None
+                        if self.config.shard is None:
+                            return None
+                        warning = "" if complete else self._strays(journal, indices)
+                        return replace(report, status="partial", warning=warning)
                     if self._fingerprint(layout) != self.fingerprint:
                         raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
                     with self.stages.timed("finish"):
@@ -297,6 +302,27 @@ class _Job:
                     journal.release("merge", turn)
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
         return report
+
+    def _strays(self, journal: Journal, indices: list[int]) -> str:
+        """A warning if other tasks do the slide in another way, so that none will complete it.
+
+        Raises:
+            OutputError: the slide would be complete but for that.
+        """
+        strays, names = journal.strays()
+        if not strays:
+            return ""
+        warning = (
+            f"{self.entry.path}: {len(strays)} of its regions were done with another "
+            f"{', '.join(sorted(names)) or 'setting'} and do not count here; give all tasks the same "
+            "(--engine, --precision, slides copied with their dates), "
+            f"or delete {journal.folder.parent} if they are of an older run"
+        )
+        done = journal.finished(indices)
+        if strays.isdisjoint(done) and strays >= set(indices) - done:
+            raise OutputError(warning)
+        logger.warning("%s", warning)
+        return warning
 
     def _run_regions(self, slide: Slide, layout: Plan, journal: Journal) -> None:
         """Run all regions that nobody else is doing."""
