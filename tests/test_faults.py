@@ -155,18 +155,26 @@ def command(slide, out, settings):
 
 
 def test_a_killed_dask_worker_is_survived(slide, settings, expected, tmp_path):
-    arguments = [*command(slide, tmp_path, settings), "--dask=local", "--threads=2"]
+    # Memory for both, but not for three.
+    arguments = [*command(slide, tmp_path, settings), "--dask=local", "--threads=3", "--max-memory=1.6G"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     killed, regions = False, 0
     for line in process.stdout:
         if json.loads(line)["event"] == "region":
             regions += 1
             if not killed:
-                os.kill(children(process.pid, "spawn_main")[0], signal.SIGKILL)
+                workers = children(process.pid, "spawn_main")
+                assert len(workers) == 2
+                os.kill(workers[0], signal.SIGKILL)
                 killed = True
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
     assert regions == 16
+    assert "Scheduler at" not in errors
+    stages = {row["stage"]: row for row in json.loads((tmp_path / "manifest.json").read_text())["stages"]}
+    for name in ("read", "network", "decode"):
+        assert stages[name]["seconds"] > 0
+        assert stages[name]["mpx_per_s"] > 0
     for name in RESULTS:
         assert (tmp_path / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
 
@@ -285,6 +293,13 @@ def test_a_killed_process_is_replaced_by_one_that_waits_for_it(slide, settings, 
     assert second.exitcode == 0
     assert_same(out / "made.svs", expected)
     first.join()
+
+
+def test_threads_make_no_difference(slide, settings, expected, tmp_path):
+    assert infer(slide, tmp_path, threads=3, **settings).exit_code == 0
+    for name in RESULTS:
+        assert (tmp_path / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+    assert "3 threads" in json.loads((tmp_path / "made.svs" / "run.json").read_text())["model"]["engine"]
 
 
 def test_shards(slide, settings, expected, tmp_path):

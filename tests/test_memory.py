@@ -4,7 +4,7 @@ from click.testing import CliRunner
 from nucfast.cli.infer import command
 from nucfast.errors import NucfastError
 from nucfast.pipeline.config import InferConfig
-from nucfast.pipeline.memory import available_memory, parse_size, regions_in_memory
+from nucfast.pipeline.memory import available_memory, parse_size, processes_in_memory, regions_in_memory
 from nucfast.pipeline.stages import Stages
 
 
@@ -86,3 +86,10 @@ def test_a_stage_that_never_worked_is_no_bottleneck():
         offered={"read": 1.0, "network": 1.0},
     )
     assert empty_slide.bottleneck() == "tissue"
+
+
+def test_processes_share_the_memory():
+    assert processes_in_memory(None, 10**12, most=6) == 6
+    assert processes_in_memory("100G", 10**6, most=6) == 6
+    assert processes_in_memory("1.6G", 10**5, most=6) == 2
+    assert processes_in_memory("100M", 10**5, most=6) == 1

@@ -5,6 +5,7 @@ Workers need nucfast, the slides under the same paths, and the model; they write
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -33,21 +34,23 @@ class Cluster:
 
     Args:
         address: of the scheduler, "tcp://host:8786"; "local" starts one with a worker per thread.
-        threads: workers of a local cluster.
+        workers: of a local cluster.
 
     Raises:
         MissingExtraError: dask.distributed is not installed.
         NucfastError: nobody answers at the address.
     """
 
-    def __init__(self, address: str, *, threads: int) -> None:
+    def __init__(self, address: str, *, workers: int) -> None:
         distributed = require("distributed", extra="dask", purpose="--dask")
         self._distributed = distributed
+        # On import it asks for all that its parts have to say.
+        logging.getLogger("distributed").setLevel(logging.WARNING)
         self._owned: Any = None
         try:
             if address == "local":
                 self._owned = distributed.LocalCluster(
-                    n_workers=threads, threads_per_worker=1, dashboard_address=None
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None
                 )
             self.client: Any = distributed.Client(self._owned or address, timeout=30)
         except (OSError, ValueError) as error:
@@ -64,7 +67,7 @@ class Cluster:
             self._owned.close()
 
     def run_regions(
-        self, entry: SlideInput, config: InferConfig, expected: str, todo: Iterable[Region]
+        self, entry: SlideInput, config: InferConfig, expected: str, todo: Iterable[Region], stages: Stages
     ) -> Iterator[tuple[Region, Nuclei]]:
         """Run regions on the workers and yield them as they are done.
 
@@ -75,6 +78,7 @@ class Cluster:
             config: settings, with engine, device and precision as the workers shall use them.
             expected: the slide's fingerprint here; a worker that finds another one refuses.
             todo: the regions; the next one is asked for when there is room for it.
+            stages: the workers' timings are added here.
 
         Raises:
             SlideError: at the end, if a part of the slide could not be read.
@@ -98,7 +102,7 @@ class Cluster:
                 future = next(finished)
                 region = running.pop(future)
                 try:
-                    data = future.result()
+                    data, seconds, mpx = future.result()
                 except SlideError as error:
                     unreadable = unreadable or error
                     continue
@@ -107,6 +111,7 @@ class Cluster:
                         f"{entry.path}: region {region.index} was lost with {_RETRIES} workers; "
                         "give them more memory, or lower --region-px"
                     ) from error
+                stages.add(seconds, mpx)
                 yield region, unpack(data, f"region {region.index}")
         finally:
             self.client.cancel(list(running))
@@ -114,13 +119,16 @@ class Cluster:
             raise unreadable
 
 
-def do_region(entry: SlideInput, config: InferConfig, expected: str, index: int) -> bytes:
-    """One region, on a worker: its nuclei as ``pack`` makes them."""
+def do_region(
+    entry: SlideInput, config: InferConfig, expected: str, index: int
+) -> tuple[bytes, dict[str, float], dict[str, float]]:
+    """One region, on a worker: its nuclei as ``pack`` makes them, seconds and megapixels of each stage."""
     with _loading:  # a worker may have several threads
-        task = _task(entry, config, expected)
+        task = replace(_task(entry, config, expected), stages=Stages())
     region = task.layout.regions[index]
     sight = task.read(region)
-    return pack(task.decode(region, sight, task.predict(region, sight)))
+    nuclei = task.decode(region, sight, task.predict(region, sight))
+    return pack(nuclei), task.stages.seconds, task.stages.mpx
 
 
 @lru_cache(maxsize=4)

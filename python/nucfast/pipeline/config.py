@@ -28,7 +28,8 @@ class InferConfig:
         batch: tiles that go through the network at once, on each GPU if there are several.
         tissue_only: leave out regions without tissue.
         max_memory: what the run may take, "2G"; None: a quarter of what there is. It sets how many regions
-            are in memory at once, and is no hard limit.
+            are in memory at once, and is no hard limit. If given, it also sets how many workers
+            ``dask="local"`` starts; those of another scheduler have limits of their own.
         roi: polygons (GeoJSON or WKT) outside of which nothing is analysed, for all slides.
         exclude: polygons inside of which nothing is analysed.
         tissue_mask: image of the whole slide, black where nothing is analysed, instead of finding the tissue.

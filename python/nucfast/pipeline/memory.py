@@ -81,3 +81,10 @@ def regions_in_memory(max_memory: str | None, region_px: int, *, most: int) -> i
             "takes; allow more, or lower --region-px"
         )
     return min(most, count)
+
+
+def processes_in_memory(max_memory: str | None, region_px: int, *, most: int) -> int:
+    """How many processes with one region each ``max_memory`` allows; None: as many as ``most``."""
+    if max_memory is None:
+        return most
+    return max(1, min(most, parse_size(max_memory) // (_FIXED_BYTES + region_px * _BYTES_PER_PX)))

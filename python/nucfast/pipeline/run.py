@@ -26,7 +26,7 @@ from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.journal import Journal, Worker, on_disk, put, sync_folder
-from nucfast.pipeline.memory import regions_in_memory
+from nucfast.pipeline.memory import processes_in_memory, regions_in_memory
 from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
 from nucfast.pipeline.results import ResultFiles
@@ -123,11 +123,8 @@ def infer(
     engine = create_engine(
         bundle, engine=config.engine, device=config.device, precision=config.precision, threads=config.threads
     )
-    in_flight = regions_in_memory(
-        config.max_memory,
-        (config.region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2,
-        most=2 * engine.threads + 2,
-    )
+    largest_px = (config.region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2
+    in_flight = regions_in_memory(config.max_memory, largest_px, most=2 * engine.threads + 2)
     root = Path(output)
     stages = Stages()
     on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
@@ -135,7 +132,8 @@ def infer(
         worker = None if config.dry_run else stack.enter_context(Worker(root))
         cluster = None
         if config.dask is not None and not config.dry_run:
-            cluster = stack.enter_context(Cluster(config.dask, threads=engine.threads))
+            workers = processes_in_memory(config.max_memory, largest_px, most=engine.threads)
+            cluster = stack.enter_context(Cluster(config.dask, workers=workers))
         jobs = deque(
             _Job(
                 entry,
@@ -350,7 +348,7 @@ class _Job:
         if self.cluster is not None:
             local = self.config.dask == "local"
             settings = for_workers(self.config, self.engine, local=local)
-            results = self.cluster.run_regions(self.entry, settings, self.fingerprint, claimed())
+            results = self.cluster.run_regions(self.entry, settings, self.fingerprint, claimed(), self.stages)
         else:
             results = run_regions(
                 slide,
@@ -465,6 +463,9 @@ class _Job:
             },
             {entry.name: 0 for entry in self.bundle.classes},
         )
+        # Of the engine, the files say only what the fingerprint holds: else other threads, or another
+        # machine, would make other bytes.
+        model = {**pending.model, "engine": f"{self.engine.name}, {self.engine.precision}"}
         with on_disk(self.folder):
             pending.folder.mkdir(exist_ok=True)
 
@@ -474,7 +475,7 @@ class _Job:
                 pending.folder / FORMATS[name],
                 slide_info=pending.slide,
                 classes=self.bundle.classes,
-                meta={"model": pending.model},
+                meta={"model": model},
             ) as writer:
                 for nuclei in regions:
                     writer.write(nuclei)

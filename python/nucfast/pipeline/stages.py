@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,13 @@ class Stages:
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
                 self.mpx[stage] = self.mpx.get(stage, 0.0) + pixels / 1e6
+
+    def add(self, seconds: Mapping[str, float], mpx: Mapping[str, float]) -> None:
+        """Add what another process has measured."""
+        with self._lock:
+            for stage in seconds:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds[stage]
+                self.mpx[stage] = self.mpx.get(stage, 0.0) + mpx[stage]
 
     @contextmanager
     def staffed(self, **threads: int) -> Iterator[None]:
