@@ -50,18 +50,34 @@ def test_shards_that_are_none(shard):
 
 @pytest.mark.parametrize(
     ("text", "environment", "message"),
-    [("3", {}, "expected I/N"), ("a/b", {}, "expected I/N"), ("slurm", {}, "SLURM_ARRAY_TASK_ID")],
+    [
+        ("3", {}, "expected I/N"),
+        ("a/b", {}, "expected I/N"),
+        ("slurm", {}, "use sbatch --array"),
+        ("slurm", {"ID": "x", "MIN": "0", "MAX": "3", "COUNT": "4", "STEP": "1"}, "got ID=x, MIN=0"),
+        ("slurm", {"ID": "1", "MIN": "x", "MAX": "3", "COUNT": "4", "STEP": "1"}, "got ID=1, MIN=x"),
+        ("slurm", {"ID": "1", "MIN": "0", "MAX": "3", "COUNT": "4", "STEP": "0"}, "in steps of 0"),
+        *(
+            (
+                "slurm",
+                {"ID": task, "MIN": "3", "MAX": "7", "COUNT": "2", "STEP": "1"},
+                "$SLURM_ARRAY_TASK_ID/N",
+            )
+            for task in "37"
+        ),
+    ],
 )
 def test_bad_shards_on_the_command_line(text, environment, message):
+    environment = {f"SLURM_ARRAY_TASK_{name}": value for name, value in environment.items()}
     result = CliRunner().invoke(command, ["x.svs", "-o", "out", "--shard", text], env=environment)
     assert result.exit_code == 2
-    assert message in result.output
+    assert message in " ".join(result.output.split())
 
 
 def test_shards_of_a_slurm_array(monkeypatch):
     from nucfast.cli.infer import parse_shard
 
-    for name, value in {"ID": "14", "MIN": "10", "COUNT": "4", "STEP": "2"}.items():
+    for name, value in {"ID": "14", "MIN": "10", "MAX": "16", "COUNT": "4", "STEP": "2"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     assert parse_shard("slurm") == (3, 4)
     assert parse_shard("2/7") == (2, 7)

@@ -102,13 +102,22 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     if text == "slurm":
-        task, first, count, step = (
-            os.environ.get(f"SLURM_ARRAY_TASK_{name}", default)
-            for name, default in (("ID", ""), ("MIN", "0"), ("COUNT", ""), ("STEP", "1"))
-        )
-        if not (task.isdigit() and count.isdigit()):
-            raise click.BadParameter("slurm: SLURM_ARRAY_TASK_ID and _COUNT are not set; use sbatch --array")
-        return (int(task) - int(first)) // int(step) + 1, int(count)
+        names = ("ID", "MIN", "MAX", "COUNT", "STEP")
+        texts = [os.environ.get(f"SLURM_ARRAY_TASK_{name}", "") for name in names]
+        if not all(re.fullmatch("[0-9]+", text) for text in texts):
+            said = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+            raise click.BadParameter(
+                f"slurm: expected numbers in SLURM_ARRAY_TASK_{{{','.join(names)}}}, got {said}; "
+                "use sbatch --array, or give --shard I/N"
+            )
+        task, first, last, count, step = map(int, texts)
+        tasks = range(first, last + 1, max(step, 1))
+        if step == 0 or task not in tasks or len(tasks) != count:
+            raise click.BadParameter(
+                f"slurm: expected an array of even steps, such as 0-15, got {count} tasks from {first} to "
+                f"{last} in steps of {step}; give --shard $SLURM_ARRAY_TASK_ID/N, with tasks from 1 to N"
+            )
+        return tasks.index(task) + 1, count
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None:
         raise click.BadParameter(f"expected I/N, such as 3/8, or slurm, got {text!r}")
