@@ -43,6 +43,18 @@ def test_infer_prints_results_on_stdout_and_the_rest_on_stderr(tmp_path):
     assert [json.loads(line)["event"] for line in events.splitlines()] == ["run", "slide", "done", "end"]
 
 
+def test_a_dry_run_names_files_and_no_manifest(tmp_path):
+    Image.fromarray(np.full((50, 60, 3), 100, np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.svs").write_bytes(b"nothing")
+    inputs, out = (tmp_path / "a.png", tmp_path / "b.svs"), tmp_path / "out"
+    done = run("infer", *inputs, "-o", out, "--mpp=0.5", "--dry-run", "--format=csv", code=1)
+    assert done.stdout == (
+        f"{inputs[0]}: 1 regions, 0.00 mm2 to analyse -> {out / 'a.png'}: nuclei.csv, overlay.png\n"
+    )
+    assert done.stderr.endswith("1 of 2 inputs failed; reasons above\n")
+    assert not out.exists()
+
+
 def test_events_tell_a_whole_run(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -313,6 +313,31 @@ def test_shards(slide, settings, expected, tmp_path):
     assert json.loads((tmp_path / "manifest-2-of-3.json").read_text())["slides"][0]["status"] == "done"
 
 
+def test_a_dry_run_says_what_is_left_to_do(slide, settings, tmp_path):
+    out = tmp_path / "out"
+
+    def planned(**others):
+        seen = []
+        report = infer(slide, out, dry_run=True, on_event=seen.append, **settings, **others)
+        assert report.manifest is None
+        assert seen[-1]["manifest"] is None
+        assert seen[0]["files"] == RESULTS
+        (entry,) = report.slides
+        assert entry.status == "planned"
+        return entry.regions, entry.analysed_mm2
+
+    whole = 430 * 400 * 0.25e-6
+    assert planned() == (16, pytest.approx(whole, abs=1e-4))
+    assert not out.exists()
+    assert sum(planned(shard=(number, 3))[0] for number in (1, 2, 3)) == 16
+    done = infer(slide, out, shard=(1, 3), **settings).slides[0]
+    regions, mm2 = planned()
+    assert regions in (10, 11)
+    assert mm2 < whole
+    assert planned(shard=(1, 3)) == (0, 0)
+    assert done.regions == 16
+
+
 def test_shards_that_differ_say_so(slide, settings, expected, tmp_path, caplog):
     copy, out = tmp_path / "made.svs", tmp_path / "out"
     shutil.copy(slide, copy)

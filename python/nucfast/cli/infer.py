@@ -141,11 +141,13 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("starting", total=None, note="")
         nuclei = 0
+        files = ""
 
         def show(event: Event) -> None:
-            nonlocal nuclei
+            nonlocal nuclei, files
             kind = event["event"]
             if kind == "run":
+                files = ", ".join(event["files"])
                 console.print(
                     f"{event['model']} on {event['engine']}; {event['slides']} input(s)", markup=False
                 )
@@ -165,8 +167,9 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
                 note = f"{event['regions']} regions, {event['analysed_mm2']:.2f} mm2 to analyse"
                 if kind == "partial":
                     note += "; this shard's are done"
+                made = f": {files}" if kind == "planned" else ""
                 progress.stop()
-                click.echo(f"{event['slide']}: {note} -> {event['folder']}")
+                click.echo(f"{event['slide']}: {note} -> {event['folder']}{made}")
                 progress.start()
             elif kind in ("done", "skipped"):
                 counts = ", ".join(f"{name} {number:,}" for name, number in event["counts"].items())
@@ -194,8 +197,7 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
         )
     if report.failed:
         count = len(report.failed)
-        click.echo(
-            f"{count} of {len(report.slides)} inputs failed; reasons above and in {report.manifest}", err=True
-        )
+        where = "above" if report.manifest is None else f"above and in {report.manifest}"
+        click.echo(f"{count} of {len(report.slides)} inputs failed; reasons {where}", err=True)
     sys.stdout.flush()
     return report

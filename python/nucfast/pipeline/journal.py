@@ -146,9 +146,7 @@ class Journal:
 
     def finished(self, indices: Sequence[int]) -> set[int]:
         """Which of the regions are finished."""
-        with on_disk(self.folder):
-            names = {entry.name for entry in os.scandir(self.folder)} if self.folder.exists() else set()
-        return {index for index in indices if self._part(index).name in names}
+        return finished(self.folder, indices)
 
     def drop_damaged(self, indices: Sequence[int]) -> None:
         """Forget regions whose file a power cut or a bad disk has damaged: they are done again."""
@@ -248,7 +246,18 @@ class Journal:
         return unpack(data, str(path))
 
     def _part(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.part"
+        return self.folder / _part_name(index)
+
+
+def finished(work: Path, indices: Sequence[int]) -> set[int]:
+    """Which of the regions are finished in the folder of a journal, which need not be there."""
+    with on_disk(work):
+        names = {entry.name for entry in os.scandir(work)} if work.exists() else set()
+    return {index for index in indices if _part_name(index) in names}
+
+
+def _part_name(index: int) -> str:
+    return f"{index:06d}.part"
 
 
 def _facts(folder: Path) -> dict[str, Any]:

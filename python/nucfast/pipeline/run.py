@@ -25,7 +25,7 @@ from nucfast.pipeline.cluster import Cluster, for_workers
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
-from nucfast.pipeline.journal import Journal, Worker, on_disk, put, sync_folder
+from nucfast.pipeline.journal import Journal, Worker, finished, on_disk, put, sync_folder
 from nucfast.pipeline.memory import processes_in_memory, regions_in_memory
 from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
@@ -52,7 +52,7 @@ class SlideReport:
 
     ``status`` is "done", "skipped" (finished earlier), "partial" (this shard's regions are done, others' are
     not), "planned" (a dry run) or "failed", with the reason in ``error``; ``warning`` says what to see to.
-    ``analysed_mm2`` is the area of the ``regions`` that are run.
+    ``analysed_mm2`` is the area of the ``regions`` that are run; in a dry run, that would be run now.
     """
 
     slide: str
@@ -69,13 +69,13 @@ class SlideReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What became of a run; ``exit_code`` is what the command line returns."""
+    """What became of a run; ``exit_code`` is what the command line returns. A dry run has no manifest."""
 
     slides: tuple[SlideReport, ...]
     seconds: float
     stages: Stages
     engine: str
-    manifest: Path
+    manifest: Path | None
 
     @property
     def failed(self) -> tuple[SlideReport, ...]:
@@ -127,7 +127,15 @@ def infer(
     in_flight = regions_in_memory(config.max_memory, largest_px, most=2 * engine.threads + 2)
     root = Path(output)
     stages = Stages()
-    on_event({"event": "run", "slides": len(found), "engine": engine.description, "model": bundle.name})
+    on_event(
+        {
+            "event": "run",
+            "slides": len(found),
+            "engine": engine.description,
+            "model": bundle.name,
+            "files": _names(config),
+        }
+    )
     with ExitStack() as stack:
         worker = None if config.dry_run else stack.enter_context(Worker(root))
         cluster = None
@@ -169,9 +177,9 @@ def infer(
                 time.perf_counter() - started,
                 stages,
                 engine.description,
-                root / _manifest_name(config.shard),
+                None if config.dry_run else root / _manifest_name(config.shard),
             )
-            if worker is not None:
+            if worker is not None and report.manifest is not None:
                 worker.replace(report.manifest, _manifest(report, config, bundle))
     on_event(
         {
@@ -179,7 +187,7 @@ def infer(
             "slides": len(report.slides),
             "failed": len(report.failed),
             "seconds": round(report.seconds, 3),
-            "manifest": str(report.manifest),
+            "manifest": None if report.manifest is None else str(report.manifest),
         }
     )
     return report
@@ -248,17 +256,19 @@ class _Job:
                 with self.stages.timed("tissue"):
                     self.area = slide_area(slide, self.config)
                 self.wanted = [region for region in layout.regions if self._wants(region, layout.scale)]
+            work = self.folder / WORK_FOLDER / self.fingerprint[:16]
+            indices = [region.index for region in self.wanted]
+            regions = self.wanted if self.worker is not None else self._todo(finished(work, indices))
             report = SlideReport(
                 slide=str(self.entry.path),
                 status="planned",
                 folder=str(self.folder),
-                regions=len(self.wanted),
-                analysed_mm2=round(sum(map(_area_px, self.wanted)) * self._mm2_per_px(layout), 4),
+                regions=len(regions),
+                analysed_mm2=round(sum(map(_area_px, regions)) * self._mm2_per_px(layout), 4),
             )
             if self.worker is None:
                 return report
-            journal = Journal(self.folder / WORK_FOLDER / self.fingerprint[:16], self.worker)
-            indices = [region.index for region in self.wanted]
+            journal = Journal(work, self.worker)
             if first_look:
                 journal.note(facts(self.entry, self.config, self.engine, layout))
                 journal.drop_damaged(indices)
@@ -324,13 +334,11 @@ class _Job:
 
     def _run_regions(self, slide: Slide, layout: Plan, journal: Journal) -> None:
         """Run all regions that nobody else is doing."""
-        finished = journal.finished([region.index for region in self.wanted])
-        todo = [
-            region for region in self.wanted if region.index not in finished and self._in_shard(region.index)
-        ]
+        done = journal.finished([region.index for region in self.wanted])
+        todo = self._todo(done)
         claims: dict[int, int] = {}
         mm2_per_px = self._mm2_per_px(layout)
-        progress = Progress(len(self.wanted), len(finished), sum(map(_area_px, todo)) * mm2_per_px)
+        progress = Progress(len(self.wanted), len(done), sum(map(_area_px, todo)) * mm2_per_px)
 
         def claimed() -> Iterator[Region]:
             for region in todo:
@@ -375,6 +383,10 @@ class _Job:
             for index, turn in claims.items():
                 journal.release(index, turn)
 
+    def _todo(self, done: set[int]) -> list[Region]:
+        """The regions that are this process's to do."""
+        return [region for region in self.wanted if region.index not in done and self._in_shard(region.index)]
+
     def _in_shard(self, index: int) -> bool:
         if self.config.shard is None:
             return True
@@ -395,12 +407,6 @@ class _Job:
     def _marker(self) -> Path:
         return self.folder / RUN_FILE
 
-    @property
-    def _names(self) -> list[str]:
-        """The result files, without the run file."""
-        overlay = [OVERLAY_FILE] if self.config.overlay else []
-        return [*(FORMATS[name] for name in self.config.formats), *overlay]
-
     def _fingerprint(self, layout: Plan) -> str:
         return fingerprint(self.entry, self.config, self.engine, layout)
 
@@ -417,10 +423,10 @@ class _Job:
             )
         again = "pass --overwrite to do the slide again, or another folder with -o"
         sizes = earlier.get("files", {})
-        without = [name for name in self._names if name not in sizes]
+        without = [name for name in _names(self.config) if name not in sizes]
         if without:
             raise OutputError(f"{where} was finished without {', '.join(without)}; {again}")
-        changed = [name for name in self._names if _size(self.folder / name) != sizes[name]]
+        changed = [name for name in _names(self.config) if _size(self.folder / name) != sizes[name]]
         if changed:
             raise OutputError(
                 f"{where} was finished, but {', '.join(changed)} is missing or has changed since; {again}"
@@ -504,7 +510,7 @@ class _Job:
         )
         content = {
             "fingerprint": self.fingerprint,
-            "files": {name: _size(pending.folder / name) for name in self._names},
+            "files": {name: _size(pending.folder / name) for name in _names(self.config)},
             "report": asdict(report),
             "oversized": pending.oversized,
             "regions": len(self.wanted),
@@ -515,7 +521,7 @@ class _Job:
             "nucfast": VERSION,
         }
         with on_disk(self.folder):
-            for name in self._names:
+            for name in _names(self.config):
                 (pending.folder / name).replace(self.folder / name)
         # The run file last, also on the disk: with it the slide is done.
         sync_folder(self.folder)
@@ -544,6 +550,12 @@ class _Pending:
             self.oversized += nuclei.meta["oversized"]
             for name, number in nuclei.counts().items():
                 self.counts[name] = self.counts.get(name, 0) + number
+
+
+def _names(config: InferConfig) -> list[str]:
+    """The result files of a slide, without the run file."""
+    overlay = [OVERLAY_FILE] if config.overlay else []
+    return [*(FORMATS[name] for name in config.formats), *overlay]
 
 
 def _size(path: Path) -> int | None:
