@@ -1,6 +1,8 @@
 """The commands, as a shell sees them: exit codes, what goes to stdout, one line per error."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,39 @@ def test_events_tell_a_whole_run(tmp_path):
     assert done["seconds"] > 0
     assert (end["event"], end["slides"], end["failed"]) == ("end", 2, 1)
     assert Path(end["manifest"]).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_while_it_starts_is_one_line(number):
+    code = (
+        "import os, runpy, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == 'click': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "runpy.run_module('nucfast', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "nucfast: interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["models"], ["infer", "x.svs", "-o", "out", "--dry-run", "--json"]])
+def test_output_that_cannot_be_written_is_one_line(tmp_path, arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nucfast", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "nucfast: standard output: No space left on device; make room, or name another place\n"
+    )
 
 
 def test_infer_reports_failures(tmp_path):

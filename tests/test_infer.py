@@ -1,6 +1,7 @@
 """Runs over real files with the shipped model: what is written, what is resumed, what is refused."""
 
 import json
+import os
 import shutil
 import uuid
 
@@ -125,6 +126,22 @@ def test_a_finished_slide_has_all_its_files(slide, tmp_path):
     assert "nuclei.csv is missing or has changed" in infer(slide, tmp_path, **settings).slides[0].error
     assert infer(slide, tmp_path, overwrite=True, **settings).slides[0].status == "done"
     assert (folder / "nuclei.csv").read_text() == whole
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text")
+def test_names_of_files_may_be_no_utf8(slide, tmp_path):
+    path = tmp_path / os.fsdecode(b"a\xff.svs")
+    shutil.copy(slide, path)
+    settings = {"formats": tuple(FORMATS), "region_px": 512}
+    events = []
+    infer(path, tmp_path / "out", shard=(1, 2), on_event=events.append, **settings)
+    report = infer(path, tmp_path / "out", on_event=events.append, **settings).slides[0]
+    assert (report.status, report.slide) == ("done", f"{tmp_path}/a\ufffd.svs")
+    json.dumps(events, ensure_ascii=False).encode()
+    folder = tmp_path / "out" / path.name
+    copy = shutil.copy(folder / "nuclei.parquet", tmp_path / "nuclei.parquet")  # Arrow's paths are UTF-8
+    assert Nuclei.read(copy).meta["slide"]["name"] == "a\ufffd.svs"
+    assert json.loads((folder / "nuclei.geojson").read_bytes())["features"]
 
 
 def test_another_decoder_is_another_result(slide, tmp_path):

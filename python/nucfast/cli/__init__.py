@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import signal
+import os
 import sys
 
 import click
@@ -55,22 +55,32 @@ def group() -> None:
     2 wrong usage, 130 interrupted (run the same command again to go on).
     """
     logging.basicConfig(format="nucfast: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    # What matters of tifffile's many warnings is in our one line.
+    logging.getLogger("tifffile").propagate = False
 
 
 def main() -> None:
-    """Entry point: an error that the user can mend is one line on stderr and exit code 2."""
-    # Batch systems end jobs so; what is finished stays finished, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run the command line: an error that the user can mend is one line on stderr and exit code 2.
+
+    Raises:
+        KeyboardInterrupt: the user, or a batch system, ended it.
+    """
     give_memory_back()
     try:
         code = group.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except NucfastError as error:
         click.echo(f"nucfast: {error}", err=True)
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("nucfast: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+    except OSError as error:
+        name = error.filename or "standard output"
+        click.echo(f"nucfast: {name}: {error.strerror}; make room, or name another place", err=True)
+        # What is left of the output cannot be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
+    except click.Abort:
+        raise KeyboardInterrupt from None
     sys.exit(code if isinstance(code, int) else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 import zlib
@@ -187,7 +188,7 @@ def infer(
             "slides": len(report.slides),
             "failed": len(report.failed),
             "seconds": round(report.seconds, 3),
-            "manifest": None if report.manifest is None else str(report.manifest),
+            "manifest": None if report.manifest is None else _text(report.manifest),
         }
     )
     return report
@@ -220,17 +221,17 @@ class _Job:
         Returns:
             What became of the slide; None while others are at work on it.
         """
-        failed = SlideReport(str(self.entry.path), "failed", str(self.folder))
+        failed = SlideReport(_text(self.entry.path), "failed", _text(self.folder))
         self.began = time.perf_counter()
         report: SlideReport | None
         try:
             report = self._advance()
         except NucfastError as error:
-            report = replace(failed, error=str(error))
+            report = replace(failed, error=_text(error))
         except Exception as error:
             # Something nobody foresaw: the trace is for us, the line for the user; the other slides go on.
             logger.debug("unexpected error", exc_info=True)
-            report = replace(failed, error=f"{self.entry.path}: {type(error).__name__}: {error}")
+            report = replace(failed, error=_text(f"{self.entry.path}: {type(error).__name__}: {error}"))
         self.seconds += time.perf_counter() - self.began
         if report is not None:
             if report.status != "skipped":
@@ -260,9 +261,9 @@ class _Job:
             indices = [region.index for region in self.wanted]
             regions = self.wanted if self.worker is not None else self._todo(finished(work, indices))
             report = SlideReport(
-                slide=str(self.entry.path),
+                slide=_text(self.entry.path),
                 status="planned",
-                folder=str(self.folder),
+                folder=_text(self.folder),
                 regions=len(regions),
                 analysed_mm2=round(sum(map(_area_px, regions)) * self._mm2_per_px(layout), 4),
             )
@@ -275,7 +276,7 @@ class _Job:
                 self.on_event(
                     {
                         "event": "slide",
-                        "slide": str(self.entry.path),
+                        "slide": _text(self.entry.path),
                         "regions": len(self.wanted),
                         "done": len(journal.finished(indices)),
                     }
@@ -298,7 +299,7 @@ class _Job:
                         if self.config.shard is None:
                             return None
                         warning = "" if complete else self._strays(journal, indices)
-                        return replace(report, status="partial", warning=warning)
+                        return replace(report, status="partial", warning=_text(warning))
                     if self._fingerprint(layout) != self.fingerprint:
                         raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
                     with self.stages.timed("finish"):
@@ -375,7 +376,7 @@ class _Job:
                 if self.cluster is not None:
                     finish(region, nuclei)
                 facts = progress.add(len(nuclei), _area_px(region) * mm2_per_px)
-                self.on_event({"event": "region", "slide": str(self.entry.path), **facts})
+                self.on_event({"event": "region", "slide": _text(self.entry.path), **facts})
         except SlideError as error:
             kept = len(journal.finished([region.index for region in self.wanted]))
             raise SlideError(f"{error}; {kept} of {len(self.wanted)} regions are done and kept") from error
@@ -392,7 +393,7 @@ class _Job:
             return True
         number, count = self.config.shard
         # Slides start at different shards, or the first would get all the small slides.
-        return (index + zlib.crc32(self.entry.relative_name.encode())) % count == number - 1
+        return (index + zlib.crc32(os.fsencode(self.entry.relative_name))) % count == number - 1
 
     def _wants(self, region: Region, scale: float) -> bool:
         owned = region.owned
@@ -460,7 +461,7 @@ class _Job:
         # A folder of its own: should this process be taken for dead, the next one's files are others.
         pending = _Pending(
             journal.folder / f"merge-{turn}",
-            SlideInfo(slide.name, *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds),
+            SlideInfo(_text(slide.name), *slide.dimensions, layout.mpp, slide.mpp_source, slide.bounds),
             {
                 "name": self.bundle.name,
                 "version": self.bundle.version,
@@ -550,6 +551,11 @@ class _Pending:
             self.oversized += nuclei.meta["oversized"]
             for name, number in nuclei.counts().items():
                 self.counts[name] = self.counts.get(name, 0) + number
+
+
+def _text(value: object) -> str:
+    """As text that any file can hold: names of files may be no UTF-8."""
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _names(config: InferConfig) -> list[str]:
