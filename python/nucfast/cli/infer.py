@@ -188,8 +188,8 @@ def run_with_progress(work: Callable[[Callable[[Event], None]], RunReport]) -> R
         table.add_column("Mpx/s per thread", justify="right")
         table.add_column("idle", justify="right")
         for row in report.stages.rows():
-            speed = f"{row['mpx_per_s']:.1f}" if row["mpx_per_s"] else ""
-            idle = "" if row["idle"] is None else f"{row['idle']:.0%}"
+            speed = f"{row['mpx_per_s']:.1f}" if row["mpx_per_s"] else "-"
+            idle = "-" if row["idle"] is None else f"{row['idle']:.0%}"
             table.add_row(str(row["stage"]), f"{row['seconds']:.2f}", speed, idle)
         console.print(table)
         console.print(
