@@ -4,12 +4,14 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from nucfast.engine import list_bundles
@@ -139,6 +141,17 @@ def test_info(slides_dir):
     facts = json.loads(run("info", slide, "--json").stdout)
     assert facts["mpp"] == pytest.approx(0.499)
     assert "broken.svs" in run("info", slides_dir / "broken.svs", code=2).stderr
+
+
+def test_what_tifffile_says_of_a_damaged_slide_is_not_repeated(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((300, 300, 3), np.uint8), tile=(64, 64), photometric="rgb")
+    data = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * tags, len(data) + 999)  # a second directory, beyond the end
+    path.write_bytes(data)
+    assert run("info", path, code=2).stderr.startswith(f"nucfast: {path}: truncated TIFF")
 
 
 def test_models_and_doctor():
