@@ -57,8 +57,9 @@ FILTER_SUPPORT = 1.0
 # is asked for: Pillow's weights depend a little on where its window begins.
 GRID_SOURCE_PX = 256
 
-# Around damage a read is cut in halves down to pieces of this side, in output pixels.
-DAMAGE_PX = 16
+# Around damage a read is cut in halves down to pieces of this side, in output pixels. Smaller ones would take
+# minutes where nothing can be read at all.
+DAMAGE_PX = 64
 
 # How close to a multiple of the scale a position must be to lie on the output's grid, in output pixels.
 GRID_EPSILON = 1e-6
