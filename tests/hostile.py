@@ -7,14 +7,13 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
 
 from nucfast.errors import NucfastError
 from nucfast.slide import open_slide
-
-LARGEST_READ = 64 * 64
 
 
 def seeds(folder: Path) -> list[bytes]:
@@ -82,6 +81,35 @@ def bombs() -> dict[str, bytes]:
     found["bomb.png"] = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed * 8) + chunk(b"IEND", b"")
     )
+    return found | tile_bombs()
+
+
+def tile_bombs() -> dict[str, bytes]:
+    """Tiled TIFFs of a few kB whose tiles, of 256 x 256, state that they are far larger."""
+    gray = np.full((256, 256, 3), 128, np.uint8)
+
+    def larger(data: bytes, layout: str) -> bytes:
+        return data.replace(struct.pack(layout, 256, 256), struct.pack(layout, 12000, 12000))
+
+    found = {}
+    for name, compression, tile in (
+        ("jpeg-tiles.tif", 7, larger(imagecodecs.jpeg8_encode(gray), ">HH")),
+        ("aperio-tiles.svs", 33005, larger(imagecodecs.jpeg2k_encode(gray, codecformat="j2k"), ">II")),
+        ("jpeg2000-tiles.tif", 34712, larger(imagecodecs.jpeg2k_encode(gray, codecformat="j2k"), ">II")),
+    ):
+        file = io.BytesIO()
+        tifffile.imwrite(
+            file,
+            iter([tile] * 16),
+            shape=(1024, 1024, 3),
+            dtype=np.uint8,
+            tile=(256, 256),
+            photometric="rgb",
+            compression=compression,
+            description="Aperio x|MPP = 0.5",
+            metadata=None,
+        )
+        found[name] = file.getvalue()
     return found
 
 
@@ -96,6 +124,16 @@ def damaged(data: bytes, edits: list[tuple[str, float, int]]) -> bytes:
         elif kind == "set":
             data = data[:at] + struct.pack("<I", value % 2**32) + data[at + 4 :]
     return data
+
+
+def peak_kb() -> int:
+    """The most memory this process held since :func:`forget_peak`."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
+def forget_peak() -> None:
+    """Count peaks from here on: proc(5), clear_refs."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def check_slide(path: Path) -> str:

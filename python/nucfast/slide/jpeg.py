@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucfast.slide.stated import jpeg_size
+
 _JPEG, _CONTIGUOUS, _RGB, _YCBCR = 7, 1, 2, 6
 _START = b"\xff\xd8"
 
@@ -44,10 +46,13 @@ class ReducedJpeg:
         contradicts = own >= 0 and data[own + 11 : own + 12] != bytes([self.ycbcr])
         if scale == 1 or contradicts or not data.startswith(_START):
             return None
+        whole = b"".join((_START, self.head, data[2:]))
+        if jpeg_size(whole) != (self.width, self.height):
+            return None
         height, width = self.height // scale, self.width // scale
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                b"".join((_START, self.head, data[2:])), min_height=height, min_width=width, min_factor=scale
+                whole, min_height=height, min_width=width, min_factor=scale
             )
         except ValueError:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-APERIO_YCBCR, APERIO_RGB = 33003, 33005
+APERIO = APERIO_YCBCR, APERIO_RGB = 33003, 33005
 
 _HEAD_BYTES = 64
 _START = b"\xff\x4f\xff\x51"  # a codestream, and its sizes
@@ -22,7 +22,7 @@ _START = b"\xff\x4f\xff\x51"  # a codestream, and its sizes
 
 def is_aperio_jpeg2000(page: Any) -> bool:
     """Whether the tiles of a TIFF page are JPEG 2000 as Aperio writes it."""
-    return int(page.compression) in (APERIO_YCBCR, APERIO_RGB)
+    return int(page.compression) in APERIO
 
 
 def decodes_here(path: Path, page: Any) -> bool:

@@ -33,6 +33,7 @@ from nucfast.slide.mpp import (
     tiff_tag_candidates,
 )
 from nucfast.slide.raster import ArraySlide, check_whole, to_rgb
+from nucfast.slide.stated import STATED_BY, check_size, jpeg_size
 
 _MINISWHITE, _MINISBLACK, _RGB, _YCBCR = 0, 1, 2, 6
 _SEPARATE = 2
@@ -58,7 +59,7 @@ class _Tiles:
     decode: Any
     tables: dict[str, bytes]
     jpeg: ReducedJpeg | None
-    jpeg2000: int  # Aperio's number for it; 0: something else
+    compression: int
     to_rgb: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
     @property
@@ -145,12 +146,13 @@ class TiffSlide(Slide):
                 return None
             try:
                 data = os.pread(self._fd, tiles.sizes[at], tiles.offsets[at])
+                check_size(data, tiles.compression, tiles.tile_width, tiles.tile_height)
                 if tiles.jpeg is not None and factor > 1:
                     small = tiles.jpeg.decode(data, factor)
                     if small is not None:
                         return small
-                if tiles.jpeg2000:
-                    return average(tiles.whole(jpeg2000.decode(data, tiles.jpeg2000)), factor)
+                if tiles.compression in jpeg2000.APERIO:
+                    return average(tiles.whole(jpeg2000.decode(data, tiles.compression)), factor)
                 pixels = tiles.decode(data, at, **tiles.tables)[0]
             except Exception as error:  # imagecodecs has an exception class for every codec
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -291,6 +293,7 @@ def _tiles(path: Path, page: Any) -> _Tiles:
         raise SlideError(
             f"{path}: tiles of {page.tilewidth} x {page.tilelength} pixels; write tiles of 256 to 1024"
         )
+    _check_tables(path, page)
     tables = {}
     if page.compression == _JPEG and page.jpegtables is not None:
         tables["jpegtables"] = page.jpegtables
@@ -305,7 +308,7 @@ def _tiles(path: Path, page: Any) -> _Tiles:
         decode=page.decode,
         tables=tables,
         jpeg=reduced_jpeg(page),
-        jpeg2000=int(page.compression) if jpeg2000.is_aperio_jpeg2000(page) else 0,
+        compression=int(page.compression),
         to_rgb=_conversion(page),
     )
     expected = tiles.across * tiles.down * tiles.planes
@@ -316,9 +319,24 @@ def _tiles(path: Path, page: Any) -> _Tiles:
     return tiles
 
 
+def _check_tables(path: Path, page: Any) -> None:
+    """Refuse JPEG tables that hold an image: a decoder would take its size for that of every tile."""
+    if page.jpegtables is not None and jpeg_size(page.jpegtables) is not None:
+        raise SlideError(f"{path}: damaged TIFF, its JPEG tables hold an image; copy or export it again")
+
+
 def _decode_whole(path: Path, page: Any) -> NDArray[np.uint8]:
     try:
+        _check_tables(path, page)
+        rows = min(page.rowsperstrip, page.imagelength)
+        with path.open("rb") as file:
+            for at, size in zip(page.dataoffsets, page.databytecounts, strict=False):
+                if size and page.compression in STATED_BY:
+                    file.seek(at)
+                    check_size(file.read(size), page.compression, page.imagewidth, rows)
         pixels = page.asarray(maxworkers=1)
+    except SlideError:
+        raise
     except Exception as error:  # imagecodecs has an exception class for every codec
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{path}: damaged TIFF image ({reason}); copy or export it again") from error
