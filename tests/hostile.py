@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from nucfast.errors import NucfastError
+from nucfast.engine import load_bundle
+from nucfast.errors import BundleError, NucfastError
 from nucfast.slide import open_slide
+from tiny_model import write_tiny
 
 
 def seeds(folder: Path) -> list[bytes]:
@@ -136,6 +139,21 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def bundle_files(folder: Path) -> dict[str, bytes]:
+    """The files of a small valid bundle, which is written to ``folder``."""
+    write_tiny(folder)
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+
+
+def damaged_bundle(files: dict[str, bytes], edits: list[tuple[str, float, int]], target: str | None) -> bytes:
+    """A zipped bundle with edits in the file ``target``, or in the archive itself."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, data in files.items():
+            zipped.writestr(name, damaged(data, edits) if name == target else data)
+    return damaged(archive.getvalue(), edits) if target is None else archive.getvalue()
+
+
 def check_slide(path: Path) -> str:
     """Open and read: "read", or the one-line error that names the file. Anything else is a failure."""
     try:
@@ -151,3 +169,12 @@ def check_slide(path: Path) -> str:
         assert str(path) in message, message
         assert "\n" not in message, message
         return message
+
+
+def check_bundle(path: Path) -> None:
+    """Load it: a bundle, or the one-line error that names the file. Anything else is a failure."""
+    try:
+        load_bundle(path).model_bytes()
+    except BundleError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
