@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
@@ -695,6 +697,32 @@ def test_missing_tile_is_white(tmp_path):
     out = open_slide(path, mpp=0.5).read(0, 0, 128, 128, None)
     image[:64, 64:] = 255
     assert_array_equal(out, image)
+
+
+def test_time_goes_by_what_is_stored_and_not_by_the_size(tmp_path):
+    """200,000 pixels on each side, of which one tile is stored."""
+    path, image, side = tmp_path / "sparse.tif", smooth(1024, 1024, period=500) // 2, 200_000
+    across = -(-side // 1024)
+    tifffile.imwrite(
+        path,
+        (zlib.compress(image) if index == 7 * across + 5 else b"" for index in range(across**2)),
+        shape=(side, side, 3),
+        dtype=np.uint8,
+        tile=(1024, 1024),
+        photometric="rgb",
+        compression="zlib",
+        metadata=None,
+    )
+    began = time.process_time()
+    with open_slide(path, mpp=0.25) as slide:
+        for scale in (203.3, 200.0, 256.0):  # all ways of averaging
+            width = int(side / scale)
+            out = slide.read_scaled(0, 0, width, width, scale)
+            dark = np.argwhere(out.min(axis=2) < 250)
+            assert np.abs(dark.min(axis=0) * scale - (7 * 1024, 5 * 1024)).max() < 2 * scale
+            assert np.abs((dark.max(axis=0) + 1) * scale - (8 * 1024, 6 * 1024)).max() < 2 * scale
+        assert tissue_mask(slide, mpp=50).any_in(5 * 1024, 7 * 1024, 1024, 1024)
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize(

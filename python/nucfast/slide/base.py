@@ -242,7 +242,12 @@ class Slide(ABC):
         out = np.empty((height, width, 3), np.uint8)
         if not out.size:
             return out
-        if not _whole(left, top, step):
+        # Here for the whole window, and again for its parts: a sparse slide may measure a million pixels.
+        reach = math.ceil(FILTER_SUPPORT * max(step, 1.0)) + 1
+        right, bottom = (math.ceil(at + size * step) + reach for at, size in ((left, width), (top, height)))
+        if self._is_white(index, math.floor(left) - reach, math.floor(top) - reach, right, bottom):
+            out[...] = WHITE
+        elif not _whole(left, top, step):
             self._resample(index, x, y, scale, out)
         elif not self._read_whole(index, left, top, step, out, parts):
             block = max(1, int(MAX_SOURCE_PX / step))
@@ -315,6 +320,20 @@ class Slide(ABC):
         """
         return False
 
+    def stores(self, level: int, x: int, y: int, width: int, height: int) -> bool:
+        """Whether the file holds anything of a rectangle that lies inside a level; if not, it is white.
+
+        For backends that know, and can say so at once; others leave it, and return True.
+        """
+        return True
+
+    def _is_white(self, level: int, x0: int, y0: int, x1: int, y1: int) -> bool:
+        """Whether a half-open rectangle lies beside the level, or where nothing is stored."""
+        extent = self.levels[level]
+        left, top = max(x0, 0), max(y0, 0)
+        width, height = min(x1, extent.width) - left, min(y1, extent.height) - top
+        return width <= 0 or height <= 0 or not self.stores(level, left, top, width, height)
+
     def _read_whole(
         self,
         level: int,
@@ -352,6 +371,9 @@ class Slide(ABC):
 
         height, width, _ = out.shape
         x, y, factor = round(left), round(top), round(step)
+        if self._is_white(level, x, y, x + width * factor, y + height * factor):
+            out[...] = WHITE
+            return
         pixels = self._window(level, x, y, x + width * factor, y + height * factor)
         out[...] = pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
@@ -371,14 +393,13 @@ class Slide(ABC):
     def _resample_blocks(
         self, level: int, across: _Axis, down: _Axis, cols: tuple[int, int], rows: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """All blocks of the grid that hold these columns and rows; white where they lie beside the level."""
+        """All blocks of the grid that hold these columns and rows."""
         from PIL import Image
 
         columns, lines = across.blocks(*cols), down.blocks(*rows)
         x0, x1, y0, y1 = columns[0].start, columns[-1].stop, lines[0].start, lines[-1].stop
-        extent = self.levels[level]
         shape = len(lines) * down.block, len(columns) * across.block, 3
-        if x1 <= 0 or y1 <= 0 or x0 >= extent.width or y0 >= extent.height:
+        if self._is_white(level, x0, y0, x1, y1):
             return np.full(shape, WHITE, np.uint8)
         resample = Image.Resampling.HAMMING if across.step >= HAMMING_FROM else Image.Resampling.BILINEAR
         source = Image.fromarray(self._window(level, x0, y0, x1, y1))
@@ -398,12 +419,10 @@ class Slide(ABC):
         return np.asarray(out)
 
     def _window(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-        """The level's pixels in a half-open rectangle, white where it leaves the level."""
+        """The level's pixels in a half-open rectangle that touches it, white where it leaves the level."""
         extent = self.levels[level]
         left, top = max(x0, 0), max(y0, 0)
         right, bottom = min(x1, extent.width), min(y1, extent.height)
-        if right <= left or bottom <= top:
-            return np.full((y1 - y0, x1 - x0, 3), WHITE, np.uint8)
         inside = self.read_level(level, left, top, right - left, bottom - top)
         if (left, top, right, bottom) == (x0, y0, x1, y1):
             return inside

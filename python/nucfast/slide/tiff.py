@@ -12,6 +12,7 @@ import struct
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ class _Tiles:
     jpeg: ReducedJpeg | None
     compression: int
     to_rgb: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+    @cached_property
+    def stored(self) -> NDArray[np.bool_]:
+        """(down, across): which tiles the file holds; the others are white."""
+        count = self.planes * self.across * self.down
+        held = np.fromiter((size > 0 for size in self.sizes[:count]), bool, count)
+        return held.reshape(self.planes, self.down, self.across).all(axis=0)
 
     @property
     def across(self) -> int:
@@ -136,6 +144,12 @@ class TiffSlide(Slide):
                     WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
                 )
         return True
+
+    def stores(self, level: int, x: int, y: int, width: int, height: int) -> bool:
+        """See :meth:`Slide.stores`."""
+        tiles = self._tiles[level]
+        rows = _tiles_under(y, height, tiles.tile_height, 0)
+        return bool(tiles.stored[rows, _tiles_under(x, width, tiles.tile_width, 0)].any())
 
     def _tile(self, tiles: _Tiles, index: int, factor: int) -> NDArray[np.uint8] | None:
         """One decoded tile as RGB, averaged over squares of ``factor``; None where none is stored."""

@@ -98,6 +98,8 @@ def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
     darkest, glass_counts = _darkest_channel(slide, scale)
     counts = np.bincount(darkest.reshape(-1), minlength=256)
     mask = darkest < _threshold(counts, glass_counts)
+    if not mask.any():
+        return TissueMask(mask, scale)
     mask &= _count_5x5(mask) >= min(_MIN_CLUSTER, mask.size)
     if mask.any() and max(mask.shape) <= _SMALL_MASK_PX:
         mask[...] = True
