@@ -151,8 +151,14 @@ def test_csv(tmp_path):
         ("", "expected a column 'path', and perhaps 'mpp', got nothing"),
         ("slide,mpp\na,1\n", "expected a column 'path', and perhaps 'mpp', got slide, mpp"),
         ("path,mpp\n", "no row below the header"),
-        ("path,mpp\na.svs,0.25\nb.svs,twenty\n", "row 3: expected a positive number for mpp, got 'twenty'"),
-        ("path,mpp\na.svs,-1\n", "row 2: expected a positive number for mpp, got '-1'"),
+        ("path,mpp\na.svs,0.25\nb.svs,twenty\n", "row 3: mpp: expected um per pixel, .* got 'twenty'"),
+        ("path,mpp\na.svs,-1\n", "row 2: mpp: expected um per pixel, 0.05 to 20 .*, got '-1'"),
+        ("path,mpp\na.svs,90\n", "row 2: mpp: expected um per pixel, 0.05 to 20 .*, got '90'"),
+        ("path,mpp\na.svs,1e-4\n", "row 2: mpp: expected um per pixel, 0.05 to 20 .*, got '1e-4'"),
+        (
+            "path,mpp\na.svs,0.25\nb.svs,\nsub/../a.svs,0.5\n",
+            "rows 2 and 4 name sub/../a.svs with different mpp",
+        ),
         ("path,mpp\n ,0.5\n", "row 2 has no path"),
     ],
 )
@@ -160,6 +166,19 @@ def test_bad_csv(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(SlideError, match=rf"list.csv: {message}.*;"):
         find_slides([tmp_path / "list.csv"])
+
+
+def test_the_mpp_of_a_list_counts_wherever_else_the_slide_is_named(tmp_path):
+    make(tmp_path, "a.svs", "b.svs")
+    (tmp_path / "list.csv").write_text("path,mpp\na.svs,0.25\na.svs,0.25\n")
+    (tmp_path / "other.csv").write_text("path,mpp\na.svs,0.5\n")
+    for inputs in ([tmp_path, tmp_path / "list.csv"], [tmp_path / "list.csv", tmp_path]):
+        assert {slide.relative_name: slide.mpp for slide in find_slides(inputs)} == {
+            "a.svs": 0.25,
+            "b.svs": None,
+        }
+    with pytest.raises(SlideError, match=r"a.svs: named with mpp 0.25 and with 0.5; name it once"):
+        find_slides([tmp_path / "list.csv", tmp_path / "other.csv"])
 
 
 def test_csv_that_is_no_text(tmp_path):

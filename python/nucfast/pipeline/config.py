@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nucfast.errors import NucfastError
+from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP
 
 FORMATS = ("geoparquet", "geojson.gz")
 
@@ -74,7 +75,5 @@ class InferConfig:
                 "overwrite: not with shard, whose tasks start at different times; "
                 "delete the old results, or name another -o"
             )
-        if self.mpp is not None and not 0.05 <= self.mpp <= 20:
-            raise NucfastError(
-                f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {self.mpp}"
-            )
+        if self.mpp is not None and not MIN_MPP <= self.mpp <= MAX_MPP:
+            raise NucfastError(f"mpp: {EXPECTED}, got {self.mpp}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucfast.errors import SlideError
-from nucfast.slide.mpp import number
+from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP, number
 
 SLIDE_SUFFIXES = frozenset(
     {
@@ -66,11 +66,11 @@ def find_slides(
         exclude: folders that are not searched, such as the output's.
 
     Returns:
-        Each file once, under its first name.
+        Each file once, under its first name, with the mpp that any list states.
 
     Raises:
-        SlideError: a folder or pattern holds nothing, a CSV file is malformed, or two different slides would
-            have the same ``relative_name``.
+        SlideError: a folder or pattern holds nothing, a CSV file is malformed, lists state different mpp of
+            one slide, or two different slides would have the same ``relative_name``.
     """
     excluded = {Path(folder).resolve() for folder in exclude}
     found: dict[Path, SlideInput] = {}
@@ -79,7 +79,14 @@ def find_slides(
         for slide in _expand(Path(name), excluded):
             key = slide.path.resolve()
             uid = _dicom_series(slide.path)
-            if key in found or (uid is not None and (key.parent, uid) in series):
+            first = found.get(key)
+            if first is not None and slide.mpp not in (None, first.mpp):
+                if first.mpp is not None:
+                    raise SlideError(
+                        f"{slide.path}: named with mpp {first.mpp:g} and with {slide.mpp:g}; name it once"
+                    )
+                found[key] = first._replace(mpp=slide.mpp)
+            if first is not None or (uid is not None and (key.parent, uid) in series):
                 continue
             if uid is not None:
                 series.add((key.parent, uid))
@@ -188,16 +195,20 @@ def _from_csv(table: Path) -> Iterator[SlideInput]:
         ) from error
     if not rows:
         raise SlideError(f"{table}: no row below the header; add one for each slide")
+    earlier: dict[Path, tuple[int, float | None]] = {}
     for line, row in enumerate(rows, start=2):
         name, text = (row["path"] or "").strip(), (row.get("mpp") or "").strip()
         mpp = number(text)
         if not name:
             raise SlideError(f"{table}: row {line} has no path; fill it in or delete the row")
-        if text and (mpp is None or mpp <= 0):
-            raise SlideError(
-                f"{table}: row {line}: expected a positive number for mpp, got {text!r}; correct or clear it"
-            )
+        if text and (mpp is None or not MIN_MPP <= mpp <= MAX_MPP):
+            raise SlideError(f"{table}: row {line}: mpp: {EXPECTED}, got {text!r}; correct or clear it")
         path = table.parent / name
+        first = earlier.setdefault(path.resolve(), (line, mpp))
+        if first[1] != mpp:
+            raise SlideError(
+                f"{table}: rows {first[0]} and {line} name {name} with different mpp; delete one of them"
+            )
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         yield SlideInput(path, Path(name).as_posix() if inside else path.name, mpp)
 

@@ -21,6 +21,7 @@ REMEDY = "pass --mpp (0.25 for 40x, 0.5 for 20x)"
 
 # Light microscopy from a 100x oil objective to a macro scan. 72 dpi would be 353 um, 96 dpi 265 um.
 MIN_MPP, MAX_MPP = 0.05, 20.0
+EXPECTED = f"expected um per pixel, {MIN_MPP:g} to {MAX_MPP:g} (0.25 for 40x, 0.5 for 20x)"
 
 # Above this difference between x and y, circles become ellipses that a network was not trained on.
 MAX_ANISOTROPY = 1.02
