@@ -1,5 +1,6 @@
 """Slides: what every backend shares, and opening each kind of file."""
 
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from PIL import Image
 
 import reference
 from nucfast.errors import SlideError
-from nucfast.slide import Slide, open_slide, tissue_mask, write_slide
+from nucfast.slide import Slide, find_slides, open_slide, tissue_mask, write_slide
 from nucfast.slide.base import DAMAGE_PX, make_levels
 from nucfast.slide.jpeg import reduced_jpeg
 from nucfast.slide.mpp import Resolution
@@ -461,8 +462,19 @@ def test_files_that_are_no_slides(tmp_path, name, content, reason):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(SlideError, match=r"gone.svs: no such file; check the path"):
         open_slide(tmp_path / "gone.svs")
+    with pytest.raises(SlideError, match=r": no slide in this folder; name the folder or the file"):
+        open_slide(tmp_path)
+    (tmp_path / "a.svs").touch()
     with pytest.raises(SlideError, match=r": is a folder; name a file in it"):
         open_slide(tmp_path)
+
+
+def test_a_pipe_does_not_hang(tmp_path):
+    for name in ("a.svs", "a.dcm", "a.vms"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(SlideError, match=rf"{name}: is no file but a device, pipe or socket; name a"):
+            open_slide(tmp_path / name)
+    assert len(find_slides([tmp_path])) == 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])

@@ -1,11 +1,13 @@
 """Which files are the slides of a run."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from nucfast.errors import SlideError
-from nucfast.slide import SlideInput, find_slides, is_slide_file
+from nucfast.slide import SlideInput, find_slides, is_slide_file, open_slide
 
 
 def make(folder, *names):
@@ -85,6 +87,46 @@ def test_empty_folder(tmp_path):
     make(tmp_path, ".hidden", "list.csv")
     with pytest.raises(SlideError, match=r": no slide in this folder; name the folder"):
         find_slides([tmp_path])
+
+
+def test_what_cannot_be_read_is_an_input_that_fails(tmp_path, monkeypatch):
+    make(tmp_path, "a.svs", "sub/b.svs", "closed/c.svs")
+    (tmp_path / "sub" / "dangling.svs").symlink_to(tmp_path / "gone.svs")
+    (tmp_path / "sub" / "itself").symlink_to("itself")
+    (tmp_path / "empty").mkdir()
+    scandir = os.scandir
+
+    def without_rights(path):  # chmod does not stop root
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_rights)
+    monkeypatch.setattr(os, "listdir", without_rights)
+    found = find_slides([tmp_path, tmp_path / "empty"])
+    assert names(found) == ["a.svs", "sub/b.svs", "sub/dangling.svs", "sub/itself", "closed", "empty"]
+    assert names(find_slides([f"{tmp_path}/sub/*.svs"])) == ["b.svs", "dangling.svs"]
+    for slide, reason in zip(
+        found[2:],
+        [
+            "no such file; check the path",
+            r"cannot be read \(Too many levels of symbolic links\)",
+            r"cannot be read \(Permission denied\); check its permissions",
+            "no slide in this folder; name the folder or the file that holds one",
+        ],
+        strict=True,
+    ):
+        with pytest.raises(SlideError, match=f"{slide.path}: {reason}"):
+            open_slide(slide.path)
+    assert names(find_slides([tmp_path / "closed"])) == ["closed"]
+
+
+def test_a_file_in_a_closed_folder_is_kept(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert names(find_slides([tmp_path / "a.svs"])) == ["a.svs"]
 
 
 def test_links_in_a_circle_end(tmp_path):
@@ -197,7 +239,7 @@ def test_each_bad_input_of_a_folder_gets_its_own_line(tmp_path):
     """The whole way: find, then open each; every bad file gets one line with reason and remedy."""
     from PIL import Image
 
-    from nucfast.slide import open_slide, write_slide
+    from nucfast.slide import write_slide
 
     image = Image.new("RGB", (40, 40), (200, 100, 150))
     image.save(tmp_path / "photo.png")

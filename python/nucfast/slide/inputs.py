@@ -60,7 +60,8 @@ def find_slides(
         inputs: each one of
             - a file. A missing one is kept, so that one bad name does not stop a batch;
             - a folder, searched with all below it. Every file counts but hidden ones, known sidecars and the
-              parts of a slide made of several files (MIRAX folders, Hamamatsu VMS images, DICOM series);
+              parts of a slide made of several files (MIRAX folders, Hamamatsu VMS images, DICOM series).
+              A folder that cannot be read, or is empty beside other inputs, is kept as a missing file is;
             - a pattern with ``*``, ``?`` or ``[``, ``**`` for any depth;
             - a CSV file with a column ``path``, relative to the CSV file's folder, and perhaps ``mpp``.
         exclude: folders that are not searched, such as the output's.
@@ -69,15 +70,20 @@ def find_slides(
         Each file once, under its first name, with the mpp that any list states.
 
     Raises:
-        SlideError: a folder or pattern holds nothing, a CSV file is malformed, lists state different mpp of
-            one slide, or two different slides would have the same ``relative_name``.
+        SlideError: all inputs are empty folders, a pattern matches nothing, a CSV file is malformed, lists
+            state different mpp of one slide, or two different slides would have the same ``relative_name``.
     """
     excluded = {Path(folder).resolve() for folder in exclude}
     found: dict[Path, SlideInput] = {}
     series: set[tuple[Path, bytes]] = set()
+    empty: list[Path] = []
     for name in inputs:
-        for slide in _expand(Path(name), excluded):
-            key = slide.path.resolve()
+        slides = list(_expand(Path(name), excluded))
+        if not slides:
+            empty.append(Path(name))
+            slides = [_unusable(Path(name))]
+        for slide in slides:
+            key = _real(slide.path)
             uid = _dicom_series(slide.path)
             first = found.get(key)
             if first is not None and slide.mpp not in (None, first.mpp):
@@ -91,6 +97,8 @@ def find_slides(
             if uid is not None:
                 series.add((key.parent, uid))
             found[key] = slide
+    if empty and len(empty) == len(inputs):
+        raise SlideError(f"{empty[0]}: no slide in this folder; name the folder or the file that holds one")
     by_name: dict[str, Path] = {}
     for slide in found.values():
         other = by_name.setdefault(slide.relative_name, slide.path)
@@ -103,20 +111,24 @@ def find_slides(
 
 
 def _expand(path: Path, excluded: set[Path]) -> Iterator[SlideInput]:
-    if path.is_dir():
+    try:
+        is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
+    except OSError:  # it lies in a folder that is closed to us, which opening it says
+        is_folder, is_file, exists = False, False, True
+    if is_folder:
         yield from _from_folder(path, excluded)
-    elif path.suffix.lower() == ".csv" and path.is_file():
+    elif path.suffix.lower() == ".csv" and is_file:
         yield from _from_csv(path)
-    elif not path.exists() and glob.has_magic(str(path)):
+    elif not exists and glob.has_magic(str(path)):
         yield from _from_pattern(path, excluded)
     else:
         yield SlideInput(path, path.name, None)
 
 
 def _from_folder(folder: Path, excluded: set[Path]) -> Iterator[SlideInput]:
-    empty = True
     visited: set[Path] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         here = Path(root)
         # Links are followed, as slides are often linked into a folder, so a loop must be cut.
         visited.add(here.resolve())
@@ -130,17 +142,21 @@ def _from_folder(folder: Path, excluded: set[Path]) -> Iterator[SlideInput]:
         )
         for name in sorted(files):
             path = here / name
-            if (
-                name in parts
-                or name.startswith(".")
-                or path.suffix.lower() in _SIDECAR_SUFFIXES
-                or not path.is_file()
-            ):
+            if name in parts or name.startswith(".") or path.suffix.lower() in _SIDECAR_SUFFIXES:
                 continue
-            empty = False
             yield SlideInput(path, path.relative_to(folder).as_posix(), None)
-    if empty:
-        raise SlideError(f"{folder}: no slide in this folder; name the folder or the file that holds one")
+    for error in closed:
+        yield _unusable(Path(error.filename or folder))
+
+
+def _unusable(folder: Path) -> SlideInput:
+    """A folder that stands for itself in a run, where opening it says what is wrong with it."""
+    return SlideInput(folder, _real(folder).name, None)
+
+
+def _real(path: Path) -> Path:
+    """``path`` without links; unlike its ``resolve``, it takes links in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _parts(folder: Path, files: Iterable[str]) -> set[str]:
@@ -152,8 +168,9 @@ def _parts(folder: Path, files: Iterable[str]) -> set[str]:
             parts.add(Path(name).stem)
         elif suffix in (".vms", ".vmu"):
             # An INI file whose values are the names of the images and of the macro.
+            path = folder / name
             try:
-                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+                text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
             except OSError:
                 continue
             parts.update(line.partition("=")[2].strip() for line in text.splitlines())
@@ -169,7 +186,7 @@ def _from_pattern(pattern: Path, excluded: set[Path]) -> Iterator[SlideInput]:
             break
         fixed.append(part)
     base = Path(*fixed)
-    files = [path for path in matches if path.is_file() and not excluded.intersection(path.resolve().parents)]
+    files = [path for path in matches if not (path.is_dir() or excluded.intersection(_real(path).parents))]
     if not files:
         raise SlideError(
             f"{pattern}: no file matches; check the pattern, or quote it so that the shell leaves it alone"
@@ -204,7 +221,7 @@ def _from_csv(table: Path) -> Iterator[SlideInput]:
         if text and (mpp is None or not MIN_MPP <= mpp <= MAX_MPP):
             raise SlideError(f"{table}: row {line}: mpp: {EXPECTED}, got {text!r}; correct or clear it")
         path = table.parent / name
-        first = earlier.setdefault(path.resolve(), (line, mpp))
+        first = earlier.setdefault(_real(path), (line, mpp))
         if first[1] != mpp:
             raise SlideError(
                 f"{table}: rows {first[0]} and {line} name {name} with different mpp; delete one of them"
@@ -222,6 +239,8 @@ def _dicom_series(path: Path) -> bytes | None:
     if path.suffix.lower() not in (".dcm", ".dicom"):
         return None
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             head = file.read(65536)
     except OSError:

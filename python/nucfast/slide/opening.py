@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nucfast.errors import SlideError
 from nucfast.slide.base import Slide
+from nucfast.slide.inputs import find_slides
 from nucfast.slide.mpp import check_flag
 
 
@@ -84,10 +85,14 @@ def _open_tiff(path: Path, vendor: str | None, mpp: float | None) -> Slide:
 
 
 def _header(path: Path) -> bytes:
-    """The first bytes of a file that can be read."""
+    """The first bytes of a file that can be read; for a folder, what is wrong with it."""
     try:
         if path.is_dir():
+            next(path.iterdir(), None)
+            find_slides([path])
             raise SlideError(f"{path}: is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise SlideError(f"{path}: is no file but a device, pipe or socket; name a file")
         with path.open("rb") as file:
             header = file.read(16)
     except FileNotFoundError:
