@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
+from nucfast.cli.infer import command as infer_command
 from nucfast.engine import list_bundles
 from nucfast.slide import write_slide
 from nucfast.testing import synthetic_slide
@@ -36,6 +38,22 @@ def test_help_lists_every_command():
 def test_usage_errors_exit_with_2():
     assert "No such command" in run("segmentate", code=2).stderr
     assert "Missing" in run("infer", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--roi", "gone.wkt", "'gone.wkt' does not exist"),
+        ("--exclude", ".", "'.' is a directory"),
+        ("--tissue-mask", "gone.png", "'gone.png' does not exist"),
+        ("-o", __file__, "is a file"),
+    ],
+)
+def test_files_and_folders_are_looked_for_before_anything_is_done(option, value, message):
+    result = CliRunner().invoke(infer_command, ["a.svs", "-o", "out", option, value])
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+    assert message in result.output.replace("\n", " ")
 
 
 def test_infer_prints_results_on_stdout_and_the_rest_on_stderr(tmp_path):

@@ -51,13 +51,20 @@ def test_a_file_named_twice_is_one_input(tmp_path):
     assert names(found) == ["b.svs", "sub/a.svs"]
 
 
-def test_equal_names_of_different_files_are_an_error(tmp_path):
-    make(tmp_path, "one/a.svs", "two/a.svs")
-    with pytest.raises(
-        SlideError, match=r"two/a.svs: would share the output a.svs with .*one/a.svs; name the folder"
-    ):
-        find_slides([tmp_path / "one", tmp_path / "two"])
-    assert names(find_slides([tmp_path])) == ["one/a.svs", "two/a.svs"]
+def test_equal_names_of_different_files_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    make(tmp_path, "x/one/a.svs", "x/two/a.svs", "x/two/b.svs", "c.svs")
+    one, two = tmp_path / "x" / "one", tmp_path / "x" / "two"
+    expected = ["one/a.svs", "two/a.svs", "b.svs", "c.svs"]
+    assert names(find_slides([one, two, tmp_path / "c.svs"])) == expected
+    assert names(find_slides([one / "a.svs", two / "a.svs"])) == expected[:2]
+    (tmp_path / "list.csv").write_text(f"path\n{one}/a.svs\n{two}/a.svs\n")
+    assert names(find_slides([tmp_path / "list.csv"])) == expected[:2]
+    monkeypatch.chdir(one)
+    assert names(find_slides(["a.svs", "../two/a.svs"])) == expected[:2]
+    assert names(find_slides(["../.."])) == ["c.svs", "x/one/a.svs", "x/two/a.svs", "x/two/b.svs"]
+    make(tmp_path, "deep/one/a.svs")
+    with pytest.raises(SlideError, match=r"one/a.svs: would share the output one/a.svs with .*; name the"):
+        find_slides([tmp_path / "deep", one, two])
 
 
 def test_patterns(tmp_path):
@@ -81,6 +88,25 @@ def test_the_output_folder_is_no_input(tmp_path):
     make(tmp_path, "a.svs", "out/a.svs/nuclei.bin")
     assert names(find_slides([tmp_path], exclude=[tmp_path / "out"])) == ["a.svs"]
     assert names(find_slides([f"{tmp_path}/**"], exclude=[tmp_path / "out"])) == ["a.svs"]
+
+
+def test_results_of_earlier_runs_are_no_inputs(tmp_path):
+    make(tmp_path, "a.svs", "out/a.svs/overlay.png", "out/a.svs/more/x.png", "photos/overlay.png")
+    (tmp_path / "out/a.svs/run.json").write_text('{"nucfast": "1.0", "fingerprint": "f"}')
+    for text in ("[]", "no JSON", '{"nucfast": "1.0"}'):
+        (tmp_path / "photos/run.json").write_text(text)
+        assert names(find_slides([tmp_path])) == ["a.svs", "photos/overlay.png"]
+    assert names(find_slides([f"{tmp_path}/**/*.png"])) == ["out/a.svs/more/x.png", "photos/overlay.png"]
+    with pytest.raises(SlideError, match="no slide in this folder"):
+        find_slides([tmp_path / "out"])
+
+
+def test_results_do_not_go_where_the_slides_lie(tmp_path):
+    make(tmp_path, "a.svs", "in/b.svs")
+    for inputs in (tmp_path, tmp_path / "a.svs", f"{tmp_path}/*.svs"):
+        with pytest.raises(SlideError, match=r"a.svs: lies where its results would go; choose another .* -o"):
+            find_slides([inputs], exclude=[tmp_path])
+    assert names(find_slides([tmp_path / "in"], exclude=[tmp_path])) == ["b.svs"]
 
 
 def test_empty_folder(tmp_path):

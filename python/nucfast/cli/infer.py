@@ -20,7 +20,11 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
 @click.command("infer")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results."
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for the results.",
 )
 @network_options
 @click.option("--threads", type=int, help="Processor threads; default: all that this process may use.")
@@ -55,16 +59,18 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
     help="Leave out regions without tissue, or not.",
 )
 @click.option(
-    "--roi", type=click.Path(path_type=Path), help="Analyse only inside these polygons: GeoJSON or WKT."
+    "--roi",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Analyse only inside these polygons: GeoJSON or WKT.",
 )
 @click.option(
     "--exclude",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Analyse nothing inside these polygons: GeoJSON or WKT.",
 )
 @click.option(
     "--tissue-mask",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Image of the whole slide, black where nothing is analysed, instead of finding the tissue.",
 )
 @click.option(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +36,8 @@ class SlideInput(NamedTuple):
 
     Attributes:
         path: the file. It need not be readable: opening it reports what is wrong.
-        relative_name: its path below the folder the user named, with ``/``, or the file's name.
-            Unique in a run.
+        relative_name: its path below the folder the user named, with ``/``, or the file's name. Unique in a
+            run: where several would have the same, it is the path below the folder that holds all of those.
         mpp: micrometres per pixel, if a list states it.
     """
 
@@ -59,12 +61,13 @@ def find_slides(
     Args:
         inputs: each one of
             - a file. A missing one is kept, so that one bad name does not stop a batch;
-            - a folder, searched with all below it. Every file counts but hidden ones, known sidecars and the
-              parts of a slide made of several files (MIRAX folders, Hamamatsu VMS images, DICOM series).
-              A folder that cannot be read, or is empty beside other inputs, is kept as a missing file is;
+            - a folder, searched with all below it. Every file counts but hidden ones, known sidecars, results
+              of earlier runs and the parts of a slide made of several files (MIRAX folders, Hamamatsu VMS
+              images, DICOM series). A folder that cannot be read, or is empty beside other inputs, is kept
+              as a missing file is;
             - a pattern with ``*``, ``?`` or ``[``, ``**`` for any depth;
             - a CSV file with a column ``path``, relative to the CSV file's folder, and perhaps ``mpp``.
-        exclude: folders that are not searched, such as the output's.
+        exclude: folders of results, which are not searched.
 
     Returns:
         Each file once, under its first name, with the mpp that any list states.
@@ -99,15 +102,36 @@ def find_slides(
             found[key] = slide
     if empty and len(empty) == len(inputs):
         raise SlideError(f"{empty[0]}: no slide in this folder; name the folder or the file that holds one")
+    slides = _with_unique_names(list(found.values()))
+    for slide in slides:
+        if any(_real(slide.path) == folder / slide.relative_name for folder in excluded):
+            raise SlideError(f"{slide.path}: lies where its results would go; choose another folder with -o")
+    return slides
+
+
+def _with_unique_names(slides: list[SlideInput]) -> list[SlideInput]:
+    """The slides, of which those of equal names are named below the folder that holds them all."""
+    counts = Counter(slide.relative_name for slide in slides)
+    paths = [_real(slide.path.parent) / slide.path.name for slide in slides]
+    clashing = [counts[slide.relative_name] > 1 for slide in slides]
+    if not any(clashing):
+        return slides
+    common = os.path.commonpath(
+        [path.parent for path, clashes in zip(paths, clashing, strict=True) if clashes]
+    )
+    named = [
+        slide._replace(relative_name=path.relative_to(common).as_posix()) if clashes else slide
+        for slide, path, clashes in zip(slides, paths, clashing, strict=True)
+    ]
     by_name: dict[str, Path] = {}
-    for slide in found.values():
+    for slide in named:
         other = by_name.setdefault(slide.relative_name, slide.path)
         if other != slide.path:
             raise SlideError(
                 f"{slide.path}: would share the output {slide.relative_name} with {other}; "
                 "name the folder above both"
             )
-    return list(found.values())
+    return named
 
 
 def _expand(path: Path, excluded: set[Path]) -> Iterator[SlideInput]:
@@ -130,6 +154,9 @@ def _from_folder(folder: Path, excluded: set[Path]) -> Iterator[SlideInput]:
     closed: list[OSError] = []
     for root, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         here = Path(root)
+        if _holds_results(here):
+            folders.clear()
+            continue
         # Links are followed, as slides are often linked into a folder, so a loop must be cut.
         visited.add(here.resolve())
         parts = _parts(here, files)
@@ -147,6 +174,15 @@ def _from_folder(folder: Path, excluded: set[Path]) -> Iterator[SlideInput]:
             yield SlideInput(path, path.relative_to(folder).as_posix(), None)
     for error in closed:
         yield _unusable(Path(error.filename or folder))
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a slide's results lie in a folder: pictures of them are no slides."""
+    try:
+        run = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(run, dict) and {"nucfast", "fingerprint"} <= run.keys()
 
 
 def _unusable(folder: Path) -> SlideInput:
@@ -186,7 +222,13 @@ def _from_pattern(pattern: Path, excluded: set[Path]) -> Iterator[SlideInput]:
             break
         fixed.append(part)
     base = Path(*fixed)
-    files = [path for path in matches if not (path.is_dir() or excluded.intersection(_real(path).parents))]
+    # What the pattern itself names is wanted, even where it lies in the output's folder.
+    excluded = excluded.difference([_real(base), *_real(base).parents])
+    files = [
+        path
+        for path in matches
+        if not (path.is_dir() or excluded.intersection(_real(path).parents) or _holds_results(path.parent))
+    ]
     if not files:
         raise SlideError(
             f"{pattern}: no file matches; check the pattern, or quote it so that the shell leaves it alone"
