@@ -68,7 +68,8 @@ class _Tiles:
         """(down, across): which tiles the file holds; the others are white."""
         count = self.planes * self.across * self.down
         held = np.fromiter((size > 0 for size in self.sizes[:count]), bool, count)
-        return held.reshape(self.planes, self.down, self.across).all(axis=0)
+        whole: NDArray[np.bool_] = held.reshape(self.planes, self.down, self.across).all(axis=0)
+        return whole
 
     @property
     def across(self) -> int:
