@@ -80,6 +80,43 @@ def test_files_without_polygons(tmp_path, blank, text):
         read_shape(path, blank)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("POLYGON EMPTY", "an empty polygon"),
+        ("MULTIPOLYGON EMPTY", "an empty polygon"),
+        ('{"type": "Polygon", "coordinates": []}', "an empty polygon"),
+        ('{"type": "Feature", "geometry": null}', "none in it, and points and lines do not count"),
+        ('{"type": "Point", "coordinates": [1, 2]}', "none in it, and points and lines do not count"),
+        ('{"type": "Circle"}', "Circle is no polygon"),
+    ],
+)
+def test_why_there_is_no_polygon(tmp_path, blank, text, reason):
+    (tmp_path / "roi").write_text(text)
+    with pytest.raises(NucfastError, match=rf"roi: expected .* \({reason}\); export the annotations again"):
+        read_shape(tmp_path / "roi", blank)
+
+
+def test_points_and_lines_beside_polygons_are_passed_over(tmp_path, blank):
+    shapes = [shapely.Point(1, 2), shapely.LineString([(0, 0), (9, 9)]), shapely.MultiPoint([(1, 2)]), LEAF]
+    features = [{"type": "Feature", "geometry": shapely.geometry.mapping(shape)} for shape in shapes]
+    features.append({"type": "Feature", "geometry": None})
+    (tmp_path / "roi").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert len(read_shape(tmp_path / "roi", blank).polygons) == 1
+
+
+def test_wkt_with_a_reference_system(tmp_path, blank):
+    (tmp_path / "roi").write_text(f"SRID=0; {LEAF.wkt}")
+    assert len(read_shape(tmp_path / "roi", blank).polygons) == 1
+
+
+def test_polygons_beside_the_slide_are_warned_of(tmp_path, blank, caplog):
+    shape_of(tmp_path, blank, LEAF)
+    assert not caplog.text
+    shape_of(tmp_path, blank, shapely.box(301, 0, 400, 100))
+    assert "roi.wkt: lies wholly outside array of 300 x 200 px" in caplog.text
+
+
 def test_tissue_mask_of_an_image(tmp_path, blank):
     mask = np.zeros((20, 30), np.uint8)
     mask[5:9, 10:20] = 255
@@ -91,6 +128,35 @@ def test_tissue_mask_of_an_image(tmp_path, blank):
     Image.fromarray(mask[:10]).save(tmp_path / "mask.png")
     with pytest.raises(NucfastError, match=r"mask.png: expected a picture of the whole slide"):
         read_tissue_mask(tmp_path / "mask.png", blank)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_large_tissue_masks_are_reduced_without_losing_any(tmp_path, blank, monkeypatch, suffix):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own limit does not apply
+    monkeypatch.setattr("nucfast.pipeline.area._MAX_MASK_PX", 1500)
+    mask = np.zeros((100, 150), np.uint8)
+    mask[40:48, 80:88] = 255
+    if suffix != "jpg":
+        mask[99, 149] = 1
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(mask).save(path)
+    found = read_tissue_mask(path, blank)
+    assert found.mask.shape == (25, 38)
+    assert found.scale == 8
+    assert found.mask[10:12, 20:22].all()
+    assert found.mask[24, 37] == (suffix != "jpg")
+    monkeypatch.setattr("nucfast.pipeline.area.MAX_WHOLE_PX", 14_999)
+    with pytest.raises(
+        NucfastError, match=rf"mask.{suffix}: expected .* at most 0 million .*; save it smaller"
+    ):
+        read_tissue_mask(path, blank)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"II*\0\xff\xff\0\0"])
+def test_files_that_are_no_picture_of_tissue(tmp_path, blank, content):
+    (tmp_path / "mask").write_bytes(content)
+    with pytest.raises(NucfastError, match="mask: expected a PNG, JPEG, BMP, WebP or TIFF image of the"):
+        read_tissue_mask(tmp_path / "mask", blank)
 
 
 def test_area_is_the_intersection():

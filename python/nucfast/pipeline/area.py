@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,13 @@ from numpy.typing import NDArray
 
 from nucfast.errors import NucfastError
 from nucfast.slide import Slide, TissueMask
+from nucfast.slide.raster import MAX_WHOLE_PX, sniff_image
+from nucfast.slide.tiff import is_tiff
+
+logger = logging.getLogger("nucfast")
+
+# A larger picture of the tissue is reduced: one byte a pixel is held as long as the slide.
+_MAX_MASK_PX = 2**28
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _CHUNK = 2**22  # pairs of point and edge at once
@@ -121,6 +130,9 @@ def read_shape(path: Path, slide: Slide) -> Shape:
     GeoJSON counts from the corner of the slide's bounds, as QuPath does; WKT from the corner of the slide.
     Both are in level-0 pixels.
 
+    Points, lines and annotations without a place are passed over. A warning tells of polygons that all lie
+    beside the slide.
+
     Raises:
         NucfastError: the file holds no polygon.
     """
@@ -131,12 +143,16 @@ def read_shape(path: Path, slide: Slide) -> Shape:
         found = _geojson_polygons(json.loads(text)) if is_json else _wkt_polygons(text)
         polygons = tuple(_polygon(rings, corner) for rings in found)
         if not polygons:
-            raise ValueError("none in it")
+            raise ValueError("none in it, and points and lines do not count")
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise NucfastError(
             f"{path}: expected polygons as GeoJSON or WKT ({error}); export the annotations again"
         ) from error
-    return Shape(polygons)
+    shape = Shape(polygons)
+    width, height = slide.dimensions
+    if not shape.any_in(0, 0, width, height):
+        logger.warning("%s: lies wholly outside %s of %d x %d px", path, slide.name, width, height)
+    return shape
 
 
 def read_tissue_mask(path: Path, slide: Slide) -> TissueMask:
@@ -147,19 +163,37 @@ def read_tissue_mask(path: Path, slide: Slide) -> TissueMask:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image.convert("L")) > 0
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise NucfastError(f"{path}: expected an image of the slide's tissue ({error})") from error
     width, height = slide.dimensions
-    across, down = width / mask.shape[1], height / mask.shape[0]
-    if abs(across - down) > 1.5 * max(across, down) / min(mask.shape):
+    Image.init()
+    try:
+        with path.open("rb") as file:
+            header = file.read(16)
+            file.seek(0)
+            # Not Image.open(): its limit on the number of pixels is a global of the process, and too low.
+            factory, _ = Image.OPEN["TIFF" if is_tiff(header) else sniff_image(header) or "no image"]
+            with factory(file, str(path)) as image:
+                cols, rows = image.size
+                across, down = width / cols, height / rows
+                if abs(across - down) > 1.5 * max(across, down) / min(rows, cols):
+                    raise NucfastError(
+                        f"{path}: expected a picture of the whole slide of {width} x {height}, "
+                        f"got the shape of {cols} x {rows}"
+                    )
+                if rows * cols > MAX_WHOLE_PX:
+                    raise NucfastError(
+                        f"{path}: expected a picture of at most {MAX_WHOLE_PX / 1e6:.0f} million pixels, "
+                        f"got {cols} x {rows}; save it smaller, as any size serves"
+                    )
+                factor = math.ceil(math.sqrt(rows * cols / _MAX_MASK_PX))
+                mask = np.asarray(image.convert("L").point([0] + 255 * [255]).reduce(factor)) > 0
+    except NucfastError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        reason = "no such format" if isinstance(error, KeyError) else error
         raise NucfastError(
-            f"{path}: expected a picture of the whole slide of {width} x {height}, "
-            f"got the shape of {mask.shape[1]} x {mask.shape[0]}"
-        )
-    return TissueMask(mask, max(across, down))
+            f"{path}: expected a PNG, JPEG, BMP, WebP or TIFF image of the slide's tissue ({reason})"
+        ) from error
+    return TissueMask(mask, max(across, down) * factor)
 
 
 def digest(path: Path | None) -> str:
@@ -178,6 +212,8 @@ def digest(path: Path | None) -> str:
 
 def _polygon(rings: list[Any], corner: NDArray[np.float64]) -> Polygon:
     """A polygon of rings of points (x, y, ...)."""
+    if not rings:
+        raise ValueError("an empty polygon")
     edges = []
     for points in rings:
         ring = np.array(points, np.float64)[:, :2] + corner
@@ -191,6 +227,8 @@ def _geojson_polygons(node: Any) -> list[list[Any]]:
     """The rings of all polygons at any depth of a GeoJSON document."""
     if isinstance(node, list):
         return [polygon for entry in node for polygon in _geojson_polygons(entry)]
+    if node is None or node["type"] in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+        return []
     for kind, key in (
         ("FeatureCollection", "features"),
         ("Feature", "geometry"),
@@ -206,6 +244,9 @@ def _geojson_polygons(node: Any) -> list[list[Any]]:
 
 
 def _wkt_polygons(text: str) -> list[list[Any]]:
+    text = re.sub(r"^SRID=\d+;\s*", "", text, flags=re.IGNORECASE)
+    if re.search(r"\bEMPTY\b", text, re.IGNORECASE):
+        raise ValueError("an empty polygon")
     point = rf"{_NUMBER}(?:\s+{_NUMBER})+"
     ring = rf"\(\s*{point}(?:\s*,\s*{point})*\s*\)"
     polygon = rf"\(\s*{ring}(?:\s*,\s*{ring})*\s*\)"
