@@ -19,8 +19,10 @@ from nucfast.metrics import evaluate
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.ops import match
 from nucfast.output import FORMATS
-from nucfast.pipeline import infer, segment
-from nucfast.slide import open_slide, write_slide
+from nucfast.pipeline import InferConfig, infer, segment
+from nucfast.pipeline.prepare import fingerprint
+from nucfast.pipeline.slide_run import Plan
+from nucfast.slide import SlideInput, open_slide, write_slide
 from nucfast.testing import assert_nuclei_equal, synthetic_slide
 
 
@@ -155,6 +157,17 @@ def test_another_decoder_is_another_result(slide, tmp_path):
     changed = infer(slide, tmp_path / "out", model=str(copy), formats=("csv",))
     assert changed.exit_code == 1
     assert "--overwrite" in changed.slides[0].error
+
+
+def test_another_part_of_a_slide_of_several_files_is_another_slide(engine, tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a.mrxs", "a/Data0001.dat"):
+        (tmp_path / name).write_bytes(b"x")
+    entry, layout = SlideInput(tmp_path / "a.mrxs", "a.mrxs", None), Plan(0.5, 1.0, 9, 9, ())
+    first = fingerprint(entry, InferConfig(), engine, layout)
+    assert fingerprint(entry, InferConfig(), engine, layout) == first
+    (tmp_path / "a/Data0001.dat").write_bytes(b"xy")
+    assert fingerprint(entry, InferConfig(), engine, layout) != first
 
 
 def test_an_interrupted_run_goes_on(slide, results, tmp_path):

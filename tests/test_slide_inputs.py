@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nucfast.errors import SlideError
-from nucfast.slide import SlideInput, find_slides, is_slide_file, open_slide
+from nucfast.slide import SlideInput, files_of, find_slides, is_slide_file, open_slide
 
 
 def make(folder, *names):
@@ -199,6 +199,22 @@ def test_levels_of_one_dicom_series_count_once(tmp_path):
         (tmp_path / name).write_bytes(dicom(uid))
     make(tmp_path, "bad1.dcm", "bad2.dcm")
     assert names(find_slides([tmp_path])) == ["1.dcm", "3.dcm", "bad1.dcm", "bad2.dcm", "sub/1.dcm"]
+
+
+def test_the_files_of_a_slide(tmp_path):
+    make(tmp_path, "m.mrxs", "m/Slidedat.ini", "m/Data0001.dat", "n.mrxs", "v-1.jpg", "v-2.jpg", "a.svs")
+    (tmp_path / "v.vms").write_text("[Virtual Microscope Specimen]\nImageFile=v-2.jpg\nMapFile=v-1.jpg\nX=\n")
+    for name, uid in [("1.dcm", b"1.2.3\0"), ("2.dcm", b"1.2.3\0"), ("3.dcm", b"1.2.4\0")]:
+        (tmp_path / name).write_bytes(dicom(uid))
+    for name, parts in {
+        "a.svs": [],
+        "m.mrxs": ["m/Data0001.dat", "m/Slidedat.ini"],
+        "n.mrxs": [],
+        "v.vms": ["v-1.jpg", "v-2.jpg"],
+        "2.dcm": ["1.dcm"],
+        "gone.vms": [],
+    }.items():
+        assert files_of(tmp_path / name) == [tmp_path / part for part in (name, *parts)]
 
 
 def test_csv(tmp_path):

@@ -11,20 +11,20 @@ from nucfast.engine import Engine
 from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.slide_run import Plan
-from nucfast.slide import Slide, SlideInput, tissue_mask
+from nucfast.slide import Slide, SlideInput, files_of, tissue_mask
 from nucfast.version import VERSION
 
 
 def facts(entry: SlideInput, config: InferConfig, engine: Engine, layout: Plan) -> dict[str, Any]:
     """All that decides the rows, by names that a message can quote."""
-    stat = entry.path.stat()
+    stats = [part.stat() for part in files_of(entry.path)]
     return {
         "version of nucfast": VERSION,
         "model": repr(replace(engine.bundle, path=None)),
         "engine": engine.name,
         "precision": engine.precision,
-        "size of the slide": stat.st_size,
-        "date of the slide": stat.st_mtime_ns,
+        "size of the slide": [stat.st_size for stat in stats],
+        "date of the slide": [stat.st_mtime_ns for stat in stats],
         "mpp": layout.mpp,
         "scale": layout.scale,
         "region-px": config.region_px,

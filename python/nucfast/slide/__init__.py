@@ -4,7 +4,7 @@ Nothing here imports OpenSlide, tifffile, imagecodecs or Pillow before a slide i
 """
 
 from nucfast.slide.base import Level, Slide
-from nucfast.slide.inputs import SLIDE_SUFFIXES, SlideInput, find_slides, is_slide_file
+from nucfast.slide.inputs import SLIDE_SUFFIXES, SlideInput, files_of, find_slides, is_slide_file
 from nucfast.slide.opening import open_slide
 from nucfast.slide.tissue import TissueMask, tissue_mask
 from nucfast.slide.writer import write_slide
@@ -15,6 +15,7 @@ __all__ = [
     "Slide",
     "SlideInput",
     "TissueMask",
+    "files_of",
     "find_slides",
     "is_slide_file",
     "open_slide",

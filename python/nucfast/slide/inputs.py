@@ -134,6 +134,17 @@ def _with_unique_names(slides: list[SlideInput]) -> list[SlideInput]:
     return named
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a slide is made of: itself first, then its parts by name."""
+    uid = _dicom_series(path)
+    if uid is not None:
+        parts = [other for other in path.parent.iterdir() if _dicom_series(other) == uid]
+    else:
+        parts = [path.parent / name for name in _parts(path.parent, [path.name])]
+        parts += [inner for part in parts if part.is_dir() for inner in part.iterdir()]
+    return [path, *sorted(part for part in parts if part != path and part.is_file())]
+
+
 def _expand(path: Path, excluded: set[Path]) -> Iterator[SlideInput]:
     try:
         is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
@@ -210,7 +221,7 @@ def _parts(folder: Path, files: Iterable[str]) -> set[str]:
             except OSError:
                 continue
             parts.update(line.partition("=")[2].strip() for line in text.splitlines())
-    return parts
+    return parts - {""}
 
 
 def _from_pattern(pattern: Path, excluded: set[Path]) -> Iterator[SlideInput]:

@@ -68,8 +68,7 @@ class _Tiles:
         """(down, across): which tiles the file holds; the others are white."""
         count = self.planes * self.across * self.down
         held = np.fromiter((size > 0 for size in self.sizes[:count]), bool, count)
-        whole: NDArray[np.bool_] = held.reshape(self.planes, self.down, self.across).all(axis=0)
-        return whole
+        return np.asarray(held.reshape(self.planes, self.down, self.across).all(axis=0))
 
     @property
     def across(self) -> int:
