@@ -107,6 +107,7 @@ def test_results_do_not_go_where_the_slides_lie(tmp_path):
         with pytest.raises(SlideError, match=r"a.svs: lies where its results would go; choose another .* -o"):
             find_slides([inputs], exclude=[tmp_path])
     assert names(find_slides([tmp_path / "in"], exclude=[tmp_path])) == ["b.svs"]
+    assert names(find_slides([tmp_path / "gone.svs"], exclude=[tmp_path])) == ["gone.svs"]
 
 
 def test_empty_folder(tmp_path):

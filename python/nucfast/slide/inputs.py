@@ -104,7 +104,8 @@ def find_slides(
         raise SlideError(f"{empty[0]}: no slide in this folder; name the folder or the file that holds one")
     slides = _with_unique_names(list(found.values()))
     for slide in slides:
-        if any(_real(slide.path) == folder / slide.relative_name for folder in excluded):
+        own = any(_real(slide.path) == folder / slide.relative_name for folder in excluded)
+        if own and slide.path.exists():
             raise SlideError(f"{slide.path}: lies where its results would go; choose another folder with -o")
     return slides
 
