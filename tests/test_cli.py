@@ -145,10 +145,11 @@ def test_infer_reports_failures(tmp_path):
 
 def test_unknown_model_device_and_engine_name_the_remedy(tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "x.png")
-    assert "he-fast" in run("infer", tmp_path / "x.png", "-o", tmp_path, "--model", "he-slow", code=2).stderr
-    run("infer", tmp_path / "x.png", "-o", tmp_path, "--engine", "abacus", code=2)
+    common = ("infer", tmp_path / "x.png", "-o", tmp_path / "out")
+    assert "he-fast" in run(*common, "--model", "he-slow", code=2).stderr
+    run(*common, "--engine", "abacus", code=2)
     (tmp_path / "model.onnx").write_bytes(b"weights")
-    line = run("infer", tmp_path / "x.png", "-o", tmp_path, "--model", tmp_path / "model.onnx", code=2).stderr
+    line = run(*common, "--model", tmp_path / "model.onnx", code=2).stderr
     assert "write one with  nucfast export RUN" in line
     assert "\n" not in line.strip()
 
