@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
 from nucfast.cli import group
+from nucfast.engine import measure_speed
 from nucfast.engine.processor import has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
 from nucfast.errors import BundleError, EngineError
@@ -24,13 +26,47 @@ def test_benchmark_command(bundle, tmp_path):
     arguments += ["--precision", "int8", "--batch", "2", "--seconds", "0", "--json", str(path)]
     result = CliRunner().invoke(group, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "left out: precision int8" in result.stderr
-    (row,) = json.loads(path.read_text())["rows"]
+    assert "left out: openvino int8: precision int8" in result.stderr
+    written = json.loads(path.read_text())
+    (row,), (left_out,) = written["rows"], written["left_out"]
+    reason = left_out.pop("reason")
+    assert left_out == {"engine": "openvino", "precision": "int8", "tile_px": 64, "batch": 2}
+    assert reason.startswith("precision int8: ")
     assert (row["engine"], row["precision"], row["tile_px"], row["batch"]) == ("openvino", "fp32", 64, 2)
     assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
     assert row["mpx_per_s"] == pytest.approx(2 * 64 * 64 / row["p50_ms"] / 1e3, rel=0.05, abs=0.002)
     assert row["mm2_per_s"] == pytest.approx(row["mpx_per_s"] * 0.25, abs=1e-3)
     assert row["peak_mb"] > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile-px", "63"], "--tile-px: expected a multiple of 4, got 63"),
+        (["--tile-px", "-64"], "-64 is not in the range x>=1"),
+        (["--tile-px", "0"], "0 is not in the range x>=1"),
+        (["--batch", "-1"], "-1 is not in the range x>=1"),
+        (["--batch", "0"], "0 is not in the range x>=1"),
+        (["--seconds", "-1"], "-1.0 is not in the range x>=0"),
+        (["--device", "foo"], "--device: expected auto, cpu, cuda or cuda:N, got 'foo'"),
+        (["--json", "/nodir/x.json"], "--json: /nodir is no folder to write to"),
+    ],
+)
+def test_benchmark_refuses_before_it_measures(bundle, monkeypatch, arguments, message):
+    monkeypatch.setattr("nucfast.cli.benchmark.measure_speed", lambda *_, **__: pytest.fail("measured"))
+    result = CliRunner().invoke(group, ["benchmark", "--model", str(bundle.path), *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_memory_is_that_of_the_measured_process_alone(bundle):
+    """Not what the one that starts it holds."""
+    settings = {"engine": "openvino", "precision": "fp32", "seconds": 0.0}
+    alone = measure_speed(str(bundle.path), **settings).peak_mb
+    held = np.ones(600 << 20, np.uint8)
+    beside = measure_speed(str(bundle.path), **settings).peak_mb
+    assert held.size > 0
+    assert beside < alone + 100
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -48,11 +51,28 @@ COMPARED = tuple(name for name in ENGINES if name not in {"auto", "pytorch"})
     help="May be given several times; default: all that run here.",
 )
 @click.option("--device", default=InferConfig.device, show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--tile-px", "sides", type=int, multiple=True, help="Side of the tiles; default: the model's.")
-@click.option("--batch", "batches", type=int, multiple=True, default=(1,), show_default=True)
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="How long to measure each row.")
 @click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows to this file."
+    "--tile-px",
+    "sides",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Side of the tiles, a multiple of the model's stride; default: the model's.",
+)
+@click.option(
+    "--batch", "batches", type=click.IntRange(min=1), multiple=True, default=(1,), show_default=True
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="How long to measure each row.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also write the rows, and what was left out, to this file.",
 )
 def command(
     model: str,
@@ -69,10 +89,20 @@ def command(
     Every row has a process of its own. What cannot run here is left out, with the reason. Compare only rows
     of one run on a machine that does nothing else.
     """
-    load_bundle(model)
+    bundle = load_bundle(model)
+    for side in sides:
+        if side % bundle.stride_px:
+            raise click.BadParameter(
+                f"expected a multiple of {bundle.stride_px}, got {side}", param_hint="--tile-px"
+            )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
+        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
+    if json_path is not None and not os.access(json_path.parent, os.W_OK):
+        raise click.BadParameter(f"{json_path.parent} is no folder to write to", param_hint="--json")
     rows: list[Speed] = []
+    left_out: list[dict[str, Any]] = []
     for engine, precision, side, batch in product(
-        engines or COMPARED, precisions or PRECISIONS[1:], sides or (None,), batches
+        engines or COMPARED, precisions or PRECISIONS[1:], sides or (bundle.tile_px,), batches
     ):
         try:
             row = measure_speed(
@@ -85,7 +115,9 @@ def command(
                 seconds=seconds,
             )
         except NucfastError as error:
-            click.echo(f"left out: {error}", err=True)
+            click.echo(f"left out: {engine} {precision}: {error}", err=True)
+            asked = {"engine": engine, "precision": precision, "tile_px": side, "batch": batch}
+            left_out.append(asked | {"reason": str(error)})
             continue
         if not rows:
             click.echo("".join(_cell(name, name) for name in COLUMNS))
@@ -93,7 +125,13 @@ def command(
         rows.append(row)
     if json_path is not None:
         machine = {"cpus": available_cpus(), "processor": _processor(), "platform": platform.platform()}
-        text = {"nucfast": VERSION, "model": model, "machine": machine, "rows": [asdict(row) for row in rows]}
+        text = {
+            "nucfast": VERSION,
+            "model": model,
+            "machine": machine,
+            "rows": [asdict(row) for row in rows],
+            "left_out": left_out,
+        }
         json_path.write_text(json.dumps(text, indent=2) + "\n")
     return 0 if rows else 1
 
