@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
 import pytest
+from machine import machine_name
 
 HERE = Path(__file__).parent
 SUITES = {"kernels": HERE / "kernels", "engines": HERE / "bench_engines.py", "slide": HERE / "bench_slide.py"}
 
 
 def machine() -> str:
-    """A folder's name for this machine, such as ``amd-epyc-2-cores``."""
+    """The name of this machine."""
     from cpuinfo import get_cpu_info
 
-    brand = get_cpu_info().get("brand_raw", "unknown")
-    name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|CPU|Processor|@.*", "", brand).lower()).strip("-")
-    return f"{name}-{len(os.sched_getaffinity(0))}-cores"
+    return machine_name(get_cpu_info(), len(os.sched_getaffinity(0)))
 
 
 def main() -> int:
