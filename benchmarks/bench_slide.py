@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nucfast.engine import load_bundle
+from nucfast.pipeline import InferConfig
 from nucfast.slide import open_slide, tissue_mask, write_slide
 
 SIDE_PX = int(os.environ.get("NUCFAST_BENCH_SLIDE_PX", "20000"))
@@ -249,7 +251,13 @@ def test_run(benchmark):
     path = slide_of(SIDE_PX)
     mm2 = tissue_mm2(path)
     result = benchmark.pedantic(lambda: run(path))
-    benchmark.extra_info |= figures(result, mm2)
+    benchmark.extra_info |= {"model": default_model(), **figures(result, mm2)}
+
+
+def default_model() -> str:
+    """Name and version of what ``nucfast infer`` runs."""
+    bundle = load_bundle(InferConfig.model)
+    return f"{bundle.name} {bundle.version}"
 
 
 def figures(result: dict, mm2: float) -> dict:
@@ -269,7 +277,7 @@ def figures(result: dict, mm2: float) -> dict:
 
 def test_decode(benchmark):
     """One tile of tissue: from its maps to rows, against the network's time for it, each on idle cores."""
-    from nucfast.engine import create_engine, load_bundle
+    from nucfast.engine import create_engine
     from nucfast.pipeline.slide_run import RegionTask, plan
     from nucfast.pipeline.stages import Stages
 

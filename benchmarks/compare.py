@@ -1,50 +1,84 @@
-"""What got slower between two runs of the engines: ``python benchmarks/compare.py OLD.json NEW.json``.
+"""What got slower between two runs of one suite: ``python benchmarks/compare.py OLD.json NEW.json``.
 
-Machines differ from hour to hour, so times of different runs are not compared. Each run holds every engine
-beside a baseline, PyTorch in fp32, measured round by round in turn; compared is how many times the baseline
-each reaches. Exit code 1 if one lost more than ``--allowed``, 2 if a file cannot be compared.
+Machines differ from hour to hour, so times of different runs are not compared. Each run holds what it
+measures beside something else, round by round in turn: engines beside PyTorch in fp32, kernels beside the
+libraries people use for them, reading slides beside OpenSlide, two workers beside one. Compared is how many
+times as fast each is. Another kind of machine or another model has other ratios, so that is said. Exit code 1
+if one lost more than ``--allowed``, 2 if a file cannot be compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from machine import machine_name
 
 
-def times_baseline(path: Path) -> dict[str, float]:
-    """By engine: its speed over that of the baseline in the same run.
+class Run(NamedTuple):
+    """A file: on what machine, with which model, and by name how many times as fast as what is beside it."""
+
+    machine: str
+    model: str
+    ratios: dict[str, float]
+
+
+def read_run(path: Path) -> Run:
+    """A file of ``benchmarks/run.py``.
 
     Raises:
-        ValueError: the file cannot be read, or no engine in it was measured beside the baseline.
+        ValueError: it cannot be read, or nothing in it was measured beside something else.
     """
-    found: dict[str, float] = {}
+    model, found = "no model stated", {}
     try:
-        for entry in json.loads(path.read_text())["benchmarks"]:
-            found |= entry["extra_info"].get("times_baseline", {})
+        results = json.loads(path.read_text())
+        cpu = results.get("machine_info", {}).get("cpu", {})
+        for entry in results["benchmarks"]:
+            info = entry["extra_info"]
+            model = info.get("model", model)
+            found |= _ratios(entry.get("name", "").removeprefix("test_"), info)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{path}: expected the JSON of  scripts/bench engines, got {type(error).__name__}: {error}"
+            f"{path}: expected the JSON of  scripts/bench SUITE, got {type(error).__name__}: {error}"
         ) from error
     if not found:
         raise ValueError(
-            f"{path}: no engine was measured beside the baseline: run  scripts/bench engines  with PyTorch"
+            f"{path}: nothing was measured beside anything else: run  scripts/bench  with PyTorch or the "
+            "libraries to compare with installed"
         )
+    return Run(machine_name(cpu, cpu.get("count", 0)), model, found)
+
+
+def _ratios(name: str, info: dict[str, Any]) -> dict[str, float]:
+    """What one benchmark says: of engines, of a kernel, of a slide."""
+    found: dict[str, float] = dict(info.get("times_baseline", {}))
+    for bar in info.get("bars", ()):
+        for threads in (1, 2):
+            ratio, peer = bar[f"ratio_t{threads}"], bar["peer"] or "the best"
+            if ratio is not None:
+                found[f"{name} by {peer}, T{threads}"] = ratio
+    # Decoding's share of the network's time falls with either; it is no ratio to a peer.
+    if "ratio" in info and "decode_s" not in info:
+        found[name] = info["ratio"]
     return found
 
 
 def compare(old: dict[str, float], new: dict[str, float], *, allowed: float) -> tuple[list[str], bool]:
-    """A line for each engine, and whether one of them lost more than ``allowed`` (0.1 is a tenth)."""
+    """A line for each name, and whether one of them lost more than ``allowed`` (0.1 is a tenth)."""
     lines, worse = [], False
+    width = max(20, *map(len, old | new))
     for name in sorted(old | new):
         if name not in old or name not in new:
-            lines.append(f"{name:20} {'new' if name in new else 'gone'}")
+            lines.append(f"{name:{width}} {'new' if name in new else 'gone'}")
             continue
         change = new[name] / old[name]
         slower = change < 1 - allowed
         worse |= slower
         mark = "  SLOWER" if slower else ""
-        lines.append(f"{name:20} {old[name]:6.2f}x -> {new[name]:6.2f}x  ({change - 1:+.0%}){mark}")
+        lines.append(f"{name:{width}} {old[name]:6.2f}x -> {new[name]:6.2f}x  ({change - 1:+.0%}){mark}")
     return lines, worse
 
 
@@ -55,10 +89,15 @@ def main() -> int:
     parser.add_argument("--allowed", type=float, default=0.1, help="loss that is put down to noise")
     args = parser.parse_args()
     try:
-        old, new = times_baseline(args.old), times_baseline(args.new)
+        old, new = read_run(args.old), read_run(args.new)
     except ValueError as error:
         parser.error(str(error))
-    lines, worse = compare(old, new, allowed=args.allowed)
+    for name, run in (("old", old), ("new", new)):
+        print(f"{name}: {run.machine}, {run.model}")
+    for what in ("machine", "model"):
+        if getattr(old, what) != getattr(new, what):
+            print(f"warning: another {what}: its ratios may differ for that alone", file=sys.stderr)
+    lines, worse = compare(old.ratios, new.ratios, allowed=args.allowed)
     print("\n".join(lines))
     return int(worse)
 
