@@ -77,7 +77,12 @@ def fuse_rounding(model: onnx.ModelProto) -> None:
         if node.op_type == "DepthToSpace":
             _shuffle_bytes(graph, node)
     del model.graph.value_info[:]  # shapes that no longer hold; engines infer them anyway
-    used = set(graph.users)
+    _drop_unused(model)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Remove constants that no node reads any more: ONNX Runtime warns of each."""
+    used = {name for node in model.graph.node for name in node.input}
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
         model.graph.initializer.remove(tensor)
 
@@ -186,6 +191,7 @@ def plain_outputs(model: onnx.ModelProto) -> None:
             helper.make_node("Cast", [f"{port.name}.float"], [port.name], to=TensorProto.UINT8)
         )
         graph.index()
+    _drop_unused(model)
 
 
 def share_weights(half: onnx.ModelProto, source: onnx.ModelProto) -> None:
