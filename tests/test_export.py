@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from nucfast.cli import group
 from nucfast.engine import create_engine, load_bundle, parity
-from nucfast.errors import BundleError, NucfastError
+from nucfast.errors import BundleError, DatasetError, NucfastError
 from tiny_model import tiny_spec
 
 torch = pytest.importorskip("torch", reason="exporting needs PyTorch")
@@ -21,8 +22,11 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nucfast_export import ExportError, export, export_bundle  # noqa: E402
+from nucfast_export.images import read_tiles  # noqa: E402
+from nucfast_export.run import load_run  # noqa: E402
 from nucfast_export.weights import store_weights_as_fp16  # noqa: E402
 from nucfast_training.networks import build_network  # noqa: E402
+from nucfast_training.recipe import load_recipe  # noqa: E402
 
 STRIDE_PX = 4
 
@@ -277,21 +281,34 @@ def test_wrong_exporter(network, tmp_path):
         export_bundle(network, tmp_path / "tiny", tiny_spec(), exporter="fast")
 
 
-def test_command_makes_a_bundle_of_a_run(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training run, whose synthetic set lies in its folder."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    narrow = "network={ kind = 'fcn', widths = [4, 4, 8, 8], heads = { nucleus = 1 } }"
+    command = ["train", "dsb2018-fcn", "--smoke", "--device", "cpu", "-o", str(folder), "--set", narrow]
+    assert CliRunner().invoke(group, command, catch_exceptions=False).exit_code == 0
+    return folder
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(group, ["export", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_command_makes_a_bundle_of_a_run(run, tmp_path):
     """From `nucfast train` to a bundle that computes what the run's weights do."""
     from safetensors.torch import load_file
 
-    run, out = tmp_path / "run", tmp_path / "bundle"
-    narrow = "network={ kind = 'fcn', widths = [4, 4, 8, 8], heads = { nucleus = 1 } }"
-    command = ["train", "dsb2018-fcn", "--smoke", "--device", "cpu", "-o", str(run), "--set", narrow]
-    assert CliRunner().invoke(group, command, catch_exceptions=False).exit_code == 0
-    with pytest.raises(NucfastError, match=r"run: say where the bundle goes, with -o FOLDER"):
-        CliRunner().invoke(group, ["export", str(run)], catch_exceptions=False)
+    out = tmp_path / "bundle"
     # The weights' own path serves as well.
-    source = str(run / "weights.safetensors")
-    done = CliRunner().invoke(group, ["export", source, "-o", str(out)], catch_exceptions=False)
+    done = invoke(run / "weights.safetensors", "-o", out, "--data", run / "data")
     assert done.exit_code == 0
-    assert done.output.splitlines()[-1].startswith(f"{out / 'model.onnx'}: ")
+    *differences, exporter, pq, aji, last = done.output.splitlines()
+    assert all("grey levels in the mean" in line for line in differences)
+    assert exporter == "exported by dynamo, opset 18"
+    assert pq.startswith("PQ on val of data: 0.")
+    assert aji.startswith("AJI on val of data: 0.")
+    assert last.startswith(f"{out / 'model.onnx'}: ")
     bundle = load_bundle(out)
     assert bundle.name == "dsb2018-fcn"
     assert bundle.training["recipe"]["network"]["widths"] == [4, 4, 8, 8]
@@ -304,5 +321,89 @@ def test_command_makes_a_bundle_of_a_run(tmp_path):
     for name in ("onnxruntime", "openvino"):
         maps = create_engine(bundle, engine=name, device="cpu", precision="fp32").run(tiles)
         assert np.abs(maps["nucleus"] - expected).max() <= 1
+
+
+def test_what_a_run_was_trained_with_is_read_as_its_data_set_is(run):
+    _, bundle = load_run(run)
+    for split in ("train", "val"):
+        sets, rows = (read_tiles(run / data, split, bundle, 2) for data in ("data", "data/dsb2018"))
+        assert len(sets) == len(rows) == 2
+        for one, other in zip(sets, rows, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_command_gives_a_run_another_file_at_once(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such operator\nmore")
+
+    monkeypatch.setattr(export, "_dynamo", fail)
+    out = tmp_path / "bundle"
+    done = invoke(run, "-o", out, "--data", run / "data" / "dsb2018", "--to", "openvino")
+    assert done.exit_code == 0
+    assert "exported by torchscript (dynamo: RuntimeError: no such operator), opset 18" in done.output
+    assert "PQ on val of dsb2018: " in done.output
+    assert set(load_bundle(out).files) == {"model.onnx", "model-fp32.xml", "model-fp32.bin"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_command_refuses_before_it_works(run, tmp_path, monkeypatch):
+    """And leaves nothing behind."""
+    monkeypatch.setattr("nucfast_export.export._to_onnx", lambda *_: pytest.fail("exported"))
+    out, data = ("-o", tmp_path / "out"), ("--data", run / "data")
+    with pytest.raises(NucfastError, match=r"run: say where the bundle goes, with -o FOLDER"):
+        invoke(run)
+    with pytest.raises(NucfastError, match=r"run: give the images to check on with --data"):
+        invoke(run, *out)
+    with pytest.raises(NucfastError, match=r"openvino has fp32, bf16, int8, got fp16"):
+        invoke(run, *out, *data, "--to", "openvino", "--precision", "fp16")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"empty: expected a data set.* or the folder .* it lacks dsb2018"):
+        invoke(run, *out, "--data", tmp_path / "empty")
+    (tmp_path / "empty").rmdir()
     with pytest.raises(BundleError, match=r"no such bundle .*give the path of a bundle"):
-        CliRunner().invoke(group, ["export", str(tmp_path / "nothing")], catch_exceptions=False)
+        invoke(tmp_path / "nothing", *out, *data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_replaces_nothing(run, report, tmp_path):
+    before = sorted(report.bundle.path.iterdir())
+    with pytest.raises(NucfastError, match=r"tiny: exists already; give another folder with -o"):
+        invoke(run, "-o", report.bundle.path, "--data", run / "data")
+    assert sorted(report.bundle.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "File '.*scores.json' does not exist"),
+        ("{", "scores.json: expected what  nucfast evaluate --json  writes .JSONDecodeError"),
+        ("{}", "scores.json: expected what  nucfast evaluate --json  writes .KeyError: 'pq'"),
+        ("[1]", "scores.json: expected what  nucfast evaluate --json  writes .TypeError"),
+    ],
+)
+def test_command_refuses_what_are_no_scores(run, tmp_path, content, message):
+    path = tmp_path / "scores.json"
+    if content is not None:
+        path.write_text(content)
+    done = invoke(run, "-o", tmp_path / "out", "--data", run / "data", "--scores", path)
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_none(run, tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "weights.safetensors"
+    whole = (run / "weights.safetensors").read_bytes()
+    for content in (whole[:-100], b"", b"nonsense"):
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match=r"weights.safetensors: cannot be read as the weights of a run"):
+            load_run(path.parent)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ExportError, match=r"weights.safetensors: holds no recipe"):
+        load_run(path.parent)
+    path.write_bytes(whole)
+    with pytest.raises(ExportError, match=r"holds another network than that of the recipe dsb2018-linknet2"):
+        load_run(path.parent, recipe=load_recipe("dsb2018-linknet2").table)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nucfast.errors import DatasetError
 from nucfast.ops import contours
 from nucfast.testing import synthetic_slide
 from nucfast_export.flips import FlipMean
+from nucfast_export.images import read_tiles, score
 from nucfast_training.annotations import read_annotations, read_geojson
 from nucfast_training.errors import RecipeError
 from nucfast_training.networks import build_network
@@ -245,6 +247,16 @@ def test_head_only_or_all_of_it(folder, tmp_path, parts):
     assert changed == heads if parts == "['body']" else changed > heads
     statistics = [name for name in after if "running" in name]
     assert all(torch.equal(after[name], before.state_dict()[name]) for name in statistics)
+
+
+def test_annotated_images_serve_to_check_the_export(folder, recipe, tmp_path):
+    """No data set is asked for: the folder, its every fifth image for validation."""
+    bundle = replace(load_bundle("he-fast"), training={"recipe": recipe.table})
+    (tile,) = read_tiles(folder, "val", bundle, 4)
+    assert tile.shape == (1, 144, 160, 3)
+    assert score(folder, engine=create_engine(bundle, device="cpu", precision="fp32")).pq > 0.5
+    with pytest.raises(DatasetError, match="expected at least two images with an annotation"):
+        read_tiles(tmp_path, "val", bundle, 4)
 
 
 def test_encoder_weights_from_a_file(tmp_path):

@@ -312,6 +312,17 @@ def test_symmetric_for_tensorrt():
     assert {stored[name] for name in zeros} == {TensorProto.INT8}
 
 
+def test_no_constant_is_left_over(capfd):
+    """ONNX Runtime would warn of each on the user's screen."""
+    model = onnx.load_from_string(tiny_onnx())
+    fuse_rounding(model)  # as every bundle's is
+    quantize(model, [noise((1, 32, 32, 3))], symmetric=True)
+    plain_outputs(model)
+    used = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= used
+    assert "Removing initializer" not in capfd.readouterr().err
+
+
 def test_a_file_that_differs_is_not_written(bundle, data, tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "MAX_MEAN", variants.MAX_MEAN | {"int8": 0.0})
     with pytest.raises(
@@ -457,7 +468,7 @@ def test_command(bundle, data, tmp_path):
     run = CliRunner().invoke
     result = run(group, ["export", str(bundle.path), "--precision", "int8"])
     assert isinstance(result.exception, NucfastError)
-    assert "give --data DATASET" in str(result.exception)
+    assert "give the images to check on with --data" in str(result.exception)
     arguments = [
         "export",
         str(bundle.path),
@@ -470,7 +481,7 @@ def test_command(bundle, data, tmp_path):
     ]
     result = run(group, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "PQ on small:" in result.output
+    assert "PQ on val of small:" in result.output
     assert load_bundle(tmp_path / "b").variant("openvino", "fp32") is not None
 
 
@@ -485,3 +496,96 @@ def test_command_mends_a_damaged_file(bundle, data, tmp_path):
     _, *arguments = str(caught.value).partition("with  ")[2].replace("DATASET", str(data)).split()
     assert CliRunner().invoke(group, arguments, catch_exceptions=False).exit_code == 0
     assert load_bundle(path).read_file("model-fp32.bin") != b"damaged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "tensorrt-rtx", "--tile-px", "-8"], "-8 is not in the range x>=1"),
+        (["--to", "tensorrt-rtx", "--tile-px", "0"], "0 is not in the range x>=1"),
+        (["--tile-px", "64"], "--tile-px and --batch are of TensorRT engines; --to onnx takes any size"),
+        (["--to", "openvino", "--batch", "4"], "--to openvino takes any size"),
+        (["--calibrate", "."], "--calibrate is for --precision int8, not fp32"),
+        (["--scores", __file__], "--recipe and --scores are for a training run"),
+        (["--recipe", "he-fast"], "--recipe and --scores are for a training run"),
+        (["--data", "/nowhere"], "Directory '/nowhere' does not exist"),
+    ],
+)
+def test_options_that_mean_nothing(bundle, data, tmp_path, arguments, message):
+    command = ["export", str(bundle.path), "-o", str(tmp_path / "b"), "--data", str(data), *arguments]
+    result = CliRunner().invoke(group, command, catch_exceptions=False)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_that_are_no_whole_strides(bundle, data, tmp_path):
+    with pytest.raises(ExportError, match="tile_px: expected a multiple of 4, the stride of tiny, got 30"):
+        add_variant(bundle, tmp_path / "b", format="tensorrt-rtx", precision="fp32", data=data, tile_px=30)
+
+
+@pytest.mark.parametrize("format", ["tensorrt", "tensorrt-rtx"])
+def test_no_engine_is_built_where_none_can_run(bundle, data, tmp_path, monkeypatch, format):
+    monkeypatch.setattr(variants, "import_tensorrt", lambda _: None)
+    monkeypatch.setattr(variants, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(variants, "build_engine", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(ExportError, match="an engine is checked on the NVIDIA GPU it is for") as error:
+        add_variant(bundle, tmp_path / "b", format=format, precision="fp32", data=data)
+    assert "--device" not in str(error.value)
+
+
+def test_no_bf16_where_it_cannot_run(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(variants, "_make", lambda *_, **__: pytest.fail("made"))
+    with pytest.raises(ExportError, match="precision bf16: this CPU has no bf16 instructions"):
+        add_variant(bundle, tmp_path / "b", format="openvino", precision="bf16", data=data)
+
+
+def unknown_operator():
+    model = onnx.load_from_string(tiny_onnx())
+    next(node for node in model.graph.node if node.op_type == "Sigmoid").op_type = "Nonsense"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("content", [b"nonsense", tiny_onnx()[:-500], unknown_operator()])
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "int8"), ("onnx", "fp16"), ("openvino", "fp32")])
+def test_a_model_that_cannot_be_read(data, tmp_path, content, format, precision):
+    """Though its checksum is right."""
+    bundle = write_bundle(tmp_path / "bad", tiny_spec(), {"model.onnx": content})
+    with pytest.raises(BundleError, match=r"bad: model.onnx cannot be loaded \(") as error:
+        add_variant(bundle, tmp_path / "b", format=format, precision=precision, data=data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_model_that_cannot_be_converted(data, bundle, tmp_path, monkeypatch, precision):
+    """Each converter has errors of its own."""
+
+    def fail(*_, **__):
+        raise type("OfTheBinding", (Exception,), {})("no such operator\nand a long story")
+
+    monkeypatch.setattr(variants, "half", fail)
+    monkeypatch.setattr(variants, "quantize", fail)
+    with pytest.raises(ExportError, match=r"\(OfTheBinding: no such operator\)") as error:
+        add_variant(bundle, tmp_path / "b", format="onnx", precision=precision, data=data)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(
+        f"{bundle.path}: no onnx file in {precision} can be made of model.onnx"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_openvino_cannot_read(data, bundle, tmp_path, monkeypatch):
+    """ONNX Runtime has operators that OpenVINO lacks."""
+
+    def fail(_):
+        raise RuntimeError(
+            "Exception from core.cpp:105:\nSummary:\n-- No conversion rule found for operations: Rfft\nTo do"
+        )
+
+    library = SimpleNamespace(__version__="1", Core=lambda: SimpleNamespace(read_model=fail))
+    monkeypatch.setattr(variants, "import_openvino", lambda: library)
+    with pytest.raises(
+        BundleError, match=r"cannot be loaded \(No conversion rule found for operations: Rfft\)"
+    ):
+        add_variant(bundle, tmp_path / "b", format="openvino", precision="fp32", data=data)

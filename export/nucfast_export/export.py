@@ -146,11 +146,14 @@ def _to_onnx(
                 return paths[name](wrapper, bundle), name, reason
         # Exporters raise whatever the network's own code or their own passes raise.
         except Exception as error:
-            reason = (
-                f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            )
+            reason = f"{name}: {first_line(error)}"
             failure = error
     raise ExportError(f"{bundle.name}: the network cannot be exported to ONNX ({reason})") from failure
+
+
+def first_line(error: Exception) -> str:
+    """What kind of error it is, and the first line of its message."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _example(bundle: Bundle) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -93,10 +93,21 @@ def load_run(
     """The network of a run's stored weights, as it is exported, and what ``bundle.json`` will say of it.
 
     The arguments are those of ``export_run``.
+
+    Raises:
+        ExportError: the weights cannot be read or are those of another network, or it cannot be exported.
     """
     path = run / "weights.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"{path}: cannot be read as the weights of a run ({error}): copy them again, or train again"
+        ) from error
+    if "recipe" not in metadata:
+        raise ExportError(f"{path}: holds no recipe, so it is not from a run of  nucfast train")
     recipe = recipe or json.loads(metadata["recipe"])
     if recipe["patches"].get("normalise"):
         raise ExportError(
@@ -104,7 +115,12 @@ def load_run(
             "train it with patches.normalise empty"
         )
     network = build_network(recipe)
-    network.load_state_dict(load_file(path))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{path}: holds another network than that of the recipe {recipe['name']}"
+        ) from error
     network = as_exported(network, recipe)
     return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
 
@@ -141,7 +157,11 @@ def export_run(
         out: the bundle's folder.
         recipe: used instead of the one in the weights: its ``[bundle]`` table may have changed since.
         scores: results of ``nucfast evaluate --json`` for the same weights.
-        tiles: for the comparison with PyTorch, besides random ones: (N, h, w, 3) uint8 at the bundle's mpp.
+        tiles: for the comparison with PyTorch, besides random ones: (N, h, w, 3) uint8 at the bundle's mpp;
+            called before the work, so that it may refuse the bundle.
+
+    Raises:
+        NucfastError: as ``load_run`` and ``export_bundle``, or there is a bundle already.
     """
     network, bundle = load_run(run, recipe=recipe, scores=scores)
     return export_bundle(
@@ -150,5 +170,4 @@ def export_run(
         bundle,
         weights=bundle.training["recipe"]["bundle"]["weights"],
         tiles=tiles(bundle),
-        overwrite=True,
     )

@@ -13,18 +13,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nucfast.engine.base import Engine, Maps
+from nucfast.engine.base import Engine, Maps, bundle_label, unreadable_model
 from nucfast.engine.bundle import MODEL, Bundle, Variant, check_target, write_bundle
 from nucfast.engine.create import create_engine
-from nucfast.engine.openvino_engine import import_openvino
+from nucfast.engine.cuda import cuda_device_count
+from nucfast.engine.openvino_engine import cpu_has_bf16, import_openvino
 from nucfast.engine.parity import Difference, difference
 from nucfast.engine.tensorrt_engine import build_engine, import_tensorrt, largest_batch
-from nucfast.errors import require
+from nucfast.errors import NucfastError, require
 from nucfast.metrics import Scores
-from nucfast.pipeline.evaluate import dataset_rows, evaluate_dataset, row_mpp
-from nucfast.slide import open_slide
-from nucfast_export.export import ExportError
+from nucfast_export.export import ExportError, first_line
 from nucfast_export.graph import fuse_rounding, plain_outputs, share_weights, store_weights_as_fp32
+from nucfast_export.images import read_tiles, score
 from nucfast_export.quantize import quantize
 
 FORMATS = {
@@ -39,7 +39,6 @@ MAX_MEAN = {"fp32": 0.05, "fp16": 0.5, "bf16": 1.0, "int8": 2.0}
 MAX_LOSS = 0.005
 CALIBRATION_TILES = 16  # of each data set
 CHECK_TILES = 4
-TILE_PX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +80,17 @@ def add_variant(
         directory: where to write the bundle with the file; the bundle's own directory adds it there.
         format: a key of ``FORMATS``.
         precision: one of its values.
-        data: a data set as for ``nucfast evaluate``, whose images of the split "val" are what is compared.
-        calibrate: data sets whose images of the split "train" set the ranges of int8; none: ``data``.
+        data: as for ``read_tiles``; its images of the split "val" are what is compared.
+        calibrate: the same, whose images of the split "train" set the ranges of int8; none: ``data``.
         tile_px: largest tile of a TensorRT engine; None: the bundle's.
         batch: largest batch of a TensorRT engine, and the one it is tuned for; None: what fits its buffers.
 
     Raises:
-        ExportError: the format does not have the precision, or the file differs too much; nothing is written.
+        ExportError: as ``check_variant``, or the file differs too much; nothing is written.
         MissingExtraError: a library is not installed.
         NucfastError: the data set or the bundle cannot be read, or the bundle cannot be written.
     """
-    if precision not in FORMATS[format]:
-        hint = "; OpenVINO computes model.onnx in bf16 as it is" if precision == "bf16" else ""
-        raise ExportError(f"precision: {format} has {', '.join(FORMATS[format])}, got {precision}{hint}")
-    if (format, precision) == ("onnx", "fp32"):
-        raise ExportError(f"{bundle.name}: {MODEL} is the fp32 ONNX file; nothing to add")
+    check_variant(bundle, format=format, precision=precision, tile_px=tile_px)
     check_target(directory, overwrite=directory == bundle.path)
     tile_px = tile_px or bundle.tile_px
     batch = batch or largest_batch(tile_px)
@@ -106,8 +101,11 @@ def add_variant(
         details |= {"overflow_free": True}
     elif precision == "fp16" and format == "onnx":
         details |= {"weights_of": MODEL}
+    # First of all, for what neither can be read nor run is refused here, in a line.
+    reference = create_engine(bundle, engine="onnxruntime", device="cpu", precision="fp32")
+    tiles = read_tiles(data, "val", bundle, CHECK_TILES)
     make = partial(_make, bundle, format, precision, calibrate or (data,), tile_px, batch)
-    check = partial(_check, bundle, format, precision, details, data)
+    check = partial(_check, reference, format, precision, details, data, tiles)
     try:
         report, files = check(make())
     except ExportError:
@@ -119,24 +117,55 @@ def add_variant(
     )
 
 
+def check_variant(bundle: Bundle, *, format: str, precision: str, tile_px: int | None = None) -> None:
+    """Find out before the work whether this machine can make a file and run it; the arguments are as above.
+
+    Raises:
+        ExportError: the format does not have the precision, the size of tiles does not fit, or what the file
+            is for is not here.
+        MissingExtraError: its library is not installed.
+    """
+    if precision not in FORMATS[format]:
+        hint = "; OpenVINO computes model.onnx in bf16 as it is" if precision == "bf16" else ""
+        raise ExportError(f"precision: {format} has {', '.join(FORMATS[format])}, got {precision}{hint}")
+    if (format, precision) == ("onnx", "fp32"):
+        raise ExportError(f"{bundle.name}: {MODEL} is the fp32 ONNX file; nothing to add")
+    if tile_px is not None and tile_px % bundle.stride_px:
+        raise ExportError(
+            f"tile_px: expected a multiple of {bundle.stride_px}, the stride of {bundle.name}, got {tile_px}"
+        )
+    if precision == "bf16" and not cpu_has_bf16():
+        raise ExportError(
+            "precision bf16: this CPU has no bf16 instructions, so the file cannot be checked here: run the "
+            "command on one with AVX512-BF16 or AMX"
+        )
+    if format.startswith("tensorrt"):
+        import_tensorrt(format)
+        if cuda_device_count() == 0:
+            raise ExportError(
+                f"{format}: an engine is checked on the NVIDIA GPU it is for, and none is visible here (see "
+                "nvidia-smi and CUDA_VISIBLE_DEVICES): run the command where it is to run"
+            )
+
+
 def _check(
-    bundle: Bundle,
+    reference: Engine,
     format: str,
     precision: str,
     details: dict[str, Any],
     data: Path,
+    tiles: Sequence[NDArray[np.uint8]],
     made: Mapping[str, bytes],
 ) -> tuple[VariantReport, dict[str, bytes]]:
     """What adding the new files gives, not yet written, and all files; ExportError if it differs too much."""
-    file = next(iter(made))
+    bundle, file = reference.bundle, next(iter(made))
     variant = Variant(file, format, precision, details)
     others = tuple(item for item in bundle.variants if (item.format, item.precision) != (format, precision))
     files = {name: bundle.read_file(name) for name in bundle.files} | made
     with tempfile.TemporaryDirectory() as scratch:
         trial = write_bundle(Path(scratch) / bundle.name, replace(bundle, variants=(*others, variant)), files)
-        reference = create_engine(trial, engine="onnxruntime", device="cpu", precision="fp32")
         engines = _engines(trial, format, precision, Path(scratch))
-        differences = _compare(reference, engines, read_tiles(data, "val", bundle, CHECK_TILES))
+        differences = _compare(reference, engines, tiles)
         for row in differences:
             if row.mean > MAX_MEAN[precision]:
                 raise ExportError(
@@ -144,17 +173,17 @@ def _check(
                     f"{row.output!r} by {row.mean:.3f} grey levels in the mean; "
                     f"allowed: {MAX_MEAN[precision]}"
                 )
-        before = evaluate_dataset(data, engine=reference)
-        after = evaluate_dataset(data, engine=engines[0])
+        before = score(data, engine=reference)
+        after = score(data, engine=engines[0])
     lost = {"PQ": before.pq - after.pq, "AJI": before.aji - after.aji}
     for name, loss in lost.items():
         if loss > MAX_LOSS:
             raise ExportError(
-                f"{bundle.name}: {file} not written: it loses {loss:.4f} {name} on {data.name}; "
+                f"{bundle.name}: {file} not written: it loses {loss:.4f} {name} on {data.resolve().name}; "
                 f"allowed: {MAX_LOSS}"
             )
     checked = {
-        "data": data.name,
+        "data": data.resolve().name,
         "split": "val",
         "pq_change": round(-lost["PQ"], 5),
         "aji_change": round(-lost["AJI"], 5),
@@ -164,21 +193,6 @@ def _check(
     variant = replace(variant, details=details | {"checked": checked})
     extended = replace(bundle, variants=(*others, variant))
     return VariantReport(extended, variant, tuple(differences), before, after), files
-
-
-def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
-    """(1, h, w, 3) uint8 tiles at the bundle's mpp, one from each of ``count`` images spread over a split."""
-    rows = dataset_rows(data, split, {})
-    tiles = []
-    for row in rows[:: max(1, len(rows) // count)][:count]:
-        mpp = row_mpp(data, row) or bundle.mpp
-        with open_slide(data / row["image"], mpp=mpp) as slide:
-            width, height = (
-                min(TILE_PX, round(side * mpp / bundle.mpp)) // bundle.stride_px * bundle.stride_px
-                for side in slide.dimensions
-            )
-            tiles.append(slide.read(0, 0, width, height, mpp=bundle.mpp)[None])
-    return tiles
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -204,11 +218,34 @@ def _make(
     widest: bool = False,
 ) -> dict[str, bytes]:
     """The new files by name, the one that is loaded first."""
+    sources = calibrate if precision == "int8" else ()
+    tiles = [tile for data in sources for tile in read_tiles(data, "train", bundle, CALIBRATION_TILES)]
+    try:
+        return _converted(bundle, format, precision, tiles, tile_px, batch, widest=widest)
+    except NucfastError:
+        raise
+    # Converters raise whatever their own passes raise.
+    except Exception as error:
+        raise ExportError(
+            f"{bundle_label(bundle)}: no {format} file in {precision} can be made of {MODEL} "
+            f"({first_line(error)}): use one that the bundle has, or another network"
+        ) from error
+
+
+def _converted(
+    bundle: Bundle,
+    format: str,
+    precision: str,
+    tiles: Sequence[NDArray[np.uint8]],
+    tile_px: int,
+    batch: int,
+    *,
+    widest: bool,
+) -> dict[str, bytes]:
     for_gpu = format.startswith("tensorrt")
     model = onnx.load_from_string(bundle.model_bytes())
     fuse_rounding(model)  # bundles of earlier releases are not written that way
     if precision == "int8":
-        tiles = [tile for data in calibrate for tile in read_tiles(data, "train", bundle, CALIBRATION_TILES)]
         model = quantize(model, tiles, widest=widest, symmetric=for_gpu)
     elif precision == "fp16":
         model = half(model)
@@ -222,7 +259,11 @@ def _make(
         openvino = import_openvino()
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"{name}.xml"
-            openvino.save_model(openvino.Core().read_model(content), path, compress_to_fp16=False)
+            try:
+                network = openvino.Core().read_model(content)
+            except RuntimeError as error:
+                raise unreadable_model(bundle, error) from error
+            openvino.save_model(network, path, compress_to_fp16=False)
             return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}
     engine = build_engine(content, bundle, library=format, tile_px=tile_px, batch=batch, file=f"{name}.onnx")
     return {f"{name}.{format}": engine}
