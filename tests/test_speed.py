@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from nucfast.cli import group
-from nucfast.engine import measure_speed
+from nucfast.engine import load_bundle, measure_speed
 from nucfast.engine.processor import has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
 from nucfast.errors import BundleError, EngineError
@@ -95,15 +95,96 @@ class TestTensorRtRtx:
     def library(self):
         pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
-    def test_build(self, bundle):
+    @pytest.fixture
+    def built(self, monkeypatch):
+        """What each engine is built of: no engine can be opened without a GPU, its network can."""
         import tensorrt_rtx
 
+        build, found = tensorrt_rtx.Builder.build_serialized_network, []
+
+        def spy(builder, network, config):
+            ports = {
+                kind: {port.name: (port.dtype, tuple(port.shape)) for port in map(get, range(count))}
+                for kind, get, count in (
+                    ("in", network.get_input, network.num_inputs),
+                    ("out", network.get_output, network.num_outputs),
+                )
+            }
+            layers = map(network.get_layer, range(network.num_layers))
+            kind = tensorrt_rtx.LayerType.CONVOLUTION
+            convolved = {layer.get_output(0).dtype for layer in layers if layer.type == kind}
+            found.append((ports, convolved, config.get_flag(tensorrt_rtx.BuilderFlag.TF32), profiles))
+            return build(builder, network, config)
+
+        make, profiles = tensorrt_rtx.Builder.create_optimization_profile, []
+
+        def keep(builder):
+            profiles.append(make(builder))
+            return profiles[-1]
+
+        monkeypatch.setattr(tensorrt_rtx.Builder, "build_serialized_network", spy)
+        monkeypatch.setattr(tensorrt_rtx.Builder, "create_optimization_profile", keep)
+        return found
+
+    def check_built(self, built, bundle, content, *, tile_px, batch):
+        """Build an engine and check it."""
         engine = build_engine(
-            tiny_onnx(), bundle, library="tensorrt-rtx", tile_px=64, batch=2, file="model.onnx"
+            content, bundle, library="tensorrt-rtx", tile_px=tile_px, batch=batch, file="model.onnx"
         )
-        assert len(engine) > 1000
-        validity = tensorrt_rtx.Runtime(tensorrt_rtx.Logger()).get_engine_validity(engine)
-        assert validity is not None
+        assert len(engine) > len(content) / 2
+        return self.check_ports(built, bundle, tile_px=tile_px, batch=batch)
+
+    def check_ports(self, built, bundle, *, tile_px, batch):
+        """Hold inputs, outputs and shapes of the engine against the bundle; what its convolutions give."""
+        import tensorrt_rtx
+
+        ((ports, convolved, tf32, (profile,)),) = built
+        uint8, stride = tensorrt_rtx.DataType.UINT8, bundle.stride_px
+        assert ports["in"] == {"image": (uint8, (-1, -1, -1, 3))}
+        assert {name: dtype for name, (dtype, _) in ports["out"].items()} == dict.fromkeys(
+            (spec.name for spec in bundle.outputs), uint8
+        )
+        assert [shape[-1] for _, shape in ports["out"].values()] == [spec.channels for spec in bundle.outputs]
+        largest = (batch, tile_px, tile_px, 3)
+        shapes = [tuple(shape) for shape in profile.get_shape("image")]
+        assert shapes == [(1, stride, stride, 3), largest, largest]
+        assert not tf32
+        return convolved
+
+    def test_build(self, bundle, built):
+        import tensorrt_rtx
+
+        convolved = self.check_built(built, bundle, tiny_onnx(), tile_px=64, batch=2)
+        assert convolved == {tensorrt_rtx.DataType.FLOAT}
+
+    def test_builds_the_default_model(self, built):
+        import tensorrt_rtx
+
+        bundle = load_bundle("he-fast")
+        content = bundle.onnx_bytes("model-fp16.onnx")
+        convolved = self.check_built(built, bundle, content, tile_px=1024, batch=16)
+        assert convolved == {tensorrt_rtx.DataType.HALF}
+
+    def test_refuses_to_round_to_int8(self):
+        """As it would where a graph rounds to bytes: every value above 127 would be 127."""
+        bundle = load_bundle("he-fast")
+        settings = {"library": "tensorrt-rtx", "tile_px": 1024, "batch": 16, "file": "model.onnx"}
+        with pytest.raises(
+            EngineError, match=r"makes int8 of output '\w+' of model.onnx, not uint8: use prec"
+        ):
+            build_engine(bundle.model_bytes(), bundle, **settings)
+
+    def test_exports_the_default_model_in_fp32(self, built):
+        """With rounding that it knows."""
+        pytest.importorskip("torch", reason="exporting needs PyTorch")
+        import tensorrt_rtx
+
+        from nucfast_export import variants
+
+        bundle = load_bundle("he-fast")
+        (name,) = variants._make(bundle, "tensorrt-rtx", "fp32", (), 1024, 16)
+        assert name == "model-fp32.tensorrt-rtx"
+        assert self.check_ports(built, bundle, tile_px=1024, batch=16) == {tensorrt_rtx.DataType.FLOAT}
 
     def test_refuses_what_it_cannot_parse(self, bundle):
         with pytest.raises(BundleError, match=r"model.onnx cannot be loaded \(.*\): get it again"):

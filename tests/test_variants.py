@@ -569,9 +569,7 @@ def test_a_model_that_cannot_be_converted(data, bundle, tmp_path, monkeypatch, p
     with pytest.raises(ExportError, match=r"\(OfTheBinding: no such operator\)") as error:
         add_variant(bundle, tmp_path / "b", format="onnx", precision=precision, data=data)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(
-        f"{bundle.path}: no onnx file in {precision} can be made of model.onnx"
-    )
+    assert str(error.value).startswith(f"tiny: no onnx file in {precision} can be made of model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

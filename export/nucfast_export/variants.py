@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nucfast.engine.base import Engine, Maps, bundle_label, unreadable_model
+from nucfast.engine.base import Engine, Maps, unreadable_model
 from nucfast.engine.bundle import MODEL, Bundle, Variant, check_target, write_bundle
 from nucfast.engine.create import create_engine
 from nucfast.engine.cuda import cuda_device_count
@@ -227,7 +227,7 @@ def _make(
     # Converters raise whatever their own passes raise.
     except Exception as error:
         raise ExportError(
-            f"{bundle_label(bundle)}: no {format} file in {precision} can be made of {MODEL} "
+            f"{bundle.name}: no {format} file in {precision} can be made of {MODEL} "
             f"({first_line(error)}): use one that the bundle has, or another network"
         ) from error
 
@@ -251,6 +251,8 @@ def _converted(
         model = half(model)
         if format == "onnx":
             share_weights(model, onnx.load_from_string(bundle.model_bytes()))
+    elif for_gpu:
+        plain_outputs(model)
     content = model.SerializeToString(deterministic=True)
     name = f"model-{precision}"
     if format == "onnx":

@@ -59,7 +59,7 @@ def build_engine(
     Raises:
         MissingExtraError: the library is not installed.
         BundleError: the library cannot run the network; the message holds its reason.
-        EngineError: TensorRT finds no GPU.
+        EngineError: TensorRT finds no GPU, or the library would round the outputs to something else.
     """
     runtime = import_tensorrt(library)
     logger = _logger(runtime)
@@ -80,6 +80,15 @@ def build_engine(
     largest = (batch, tile_px, tile_px, 3)
     profile.set_shape(bundle.input_name, least, largest, largest)
     config.add_optimization_profile(profile)
+    # It takes the rounding of model.onnx for that to int8, which ends at 127.
+    for port in map(network.get_output, range(network.num_outputs)):
+        if port.dtype != runtime.DataType.UINT8:
+            place = bundle.path or bundle.name
+            raise EngineError(
+                f"{place}: {library} makes {port.dtype.name.lower()} of output {port.name!r} of {file}, not "
+                f"uint8: use precision fp16, or an engine made with  nucfast export {place} --to {library} "
+                "--precision fp32 --data DATASET"
+            )
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise unreadable_model(bundle, ValueError(f"{library} cannot build it: {logger.last}"), file)
