@@ -12,8 +12,10 @@ import onnx  # noqa: E402
 
 from nucfast.engine import OutputSpec  # noqa: E402
 from nucfast.errors import EngineError  # noqa: E402
-from nucfast_export.export import _to_onnx  # noqa: E402
+from nucfast_export.export import _tidy, _to_onnx  # noqa: E402
+from nucfast_export.flips import FlipMean  # noqa: E402
 from nucfast_export.graph import fuse_rounding  # noqa: E402
+from nucfast_export.semantic import NucleusAndClass  # noqa: E402
 from nucfast_export.torch_engine import TorchEngine  # noqa: E402
 from nucfast_export.wrapper import ExportNetwork  # noqa: E402
 from nucfast_training.networks import NETWORKS, build_network  # noqa: E402
@@ -66,19 +68,37 @@ def two_tiles(height, width, stride):
 def test_export(name):
     """Within 1e-4 of PyTorch, whatever the size and the batch."""
     network, spec = network_and_spec(name)
+    # Its encoder has one width, and would take a minute for the largest batches.
+    slow = name == "unet_sharp"
+    check_export(network, spec, {side: (1,) if slow and side[0] == 1000 else (1, 3, 8) for side in SIDES})
+
+
+def test_export_of_what_is_put_around_a_network():
+    """Background and classes as the outputs of a bundle, alone and with mirror images."""
+    torch.manual_seed(0)
+    network = NucleusAndClass(build_network({"network": SMALL["unet"] | {"heads": {"semantic": 4}}}))
+    outputs = (OutputSpec("nucleus", "", 1, 1), OutputSpec("class", "", 3, 1))
+    spec = tiny_spec(outputs=outputs, classes=tiny_spec().classes[:3], class_scheme=None)
+    for wrapped in (network, FlipMean(network)):
+        check_export(wrapped, spec, {(96, 160): (1, 3), (256, 256): (2,)}, exporter="torchscript")
+
+
+def check_export(network, spec, counts, *, exporter="auto"):
+    """Compare a graph in ONNX Runtime with its network, in these batches by (height, width)."""
     names = [output.name for output in spec.outputs]
-    model, _, _ = _to_onnx(Probabilities(network, names), spec, "auto")
+    exact = Probabilities(network, names).eval()
+    model, used, _ = _to_onnx(exact, spec, exporter)
+    assert used == ("dynamo" if exporter == "auto" else exporter)
+    _tidy(model)
     onnx.checker.check_model(model, full_check=True)
     options = ort.SessionOptions()
     options.enable_cpu_mem_arena = False  # it would keep the largest batch
     session = ort.InferenceSession(model.SerializeToString(), options)
-    for height, width in SIDES:
-        # Large ones in batches only where that is quick.
-        counts = (1, 3, 8) if height == 256 or name == "fast_unet" else (1,)
-        tiles = two_tiles(height, width, spec.stride_px)[: max(counts)]
+    for (height, width), batches in counts.items():
+        tiles = two_tiles(height, width, spec.stride_px)[: max(batches)]
         with torch.no_grad():
-            expected = [value.numpy() for value in Probabilities(network, names)(torch.from_numpy(tiles))]
-        for count in counts:
+            expected = [value.numpy() for value in exact(torch.from_numpy(tiles))]
+        for count in batches:
             order = np.arange(count) % 2
             results = session.run(None, {spec.input_name: tiles[order]})
             for value, wanted in zip(results, expected, strict=True):
@@ -88,10 +108,12 @@ def test_export(name):
 
 
 def test_levels():
-    """What is written to the file, rounded to grey levels."""
+    """What is written to the file, rounded to grey levels; of a network averaged over mirror images."""
     network, spec = network_and_spec("fast_unet")
+    network = FlipMean(network)
     names = [output.name for output in spec.outputs]
     model, _, _ = _to_onnx(ExportNetwork(network, names, mean=(0, 0, 0), std=(1, 1, 1)), spec, "auto")
+    _tidy(model)
     fuse_rounding(model)
     onnx.checker.check_model(model, full_check=True)
     session = ort.InferenceSession(model.SerializeToString())
