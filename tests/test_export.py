@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ pytest.importorskip("onnxruntime", reason="exports are checked with ONNX Runtime
 
 import onnx  # noqa: E402
 from onnx import TensorProto, numpy_helper  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nucfast_export import ExportError, export, export_bundle  # noqa: E402
@@ -297,11 +300,9 @@ def invoke(*arguments):
 
 def test_command_makes_a_bundle_of_a_run(run, tmp_path):
     """From `nucfast train` to a bundle that computes what the run's weights do."""
-    from safetensors.torch import load_file
-
     out = tmp_path / "bundle"
-    # The weights' own path serves as well.
-    done = invoke(run / "weights.safetensors", "-o", out, "--data", run / "data")
+    # The weights' own path serves as well; they know what they were trained with.
+    done = invoke(run / "weights.safetensors", "-o", out)
     assert done.exit_code == 0
     *differences, exporter, pq, aji, last = done.output.splitlines()
     assert all("grey levels in the mean" in line for line in differences)
@@ -352,8 +353,14 @@ def test_command_refuses_before_it_works(run, tmp_path, monkeypatch):
     out, data = ("-o", tmp_path / "out"), ("--data", run / "data")
     with pytest.raises(NucfastError, match=r"run: say where the bundle goes, with -o FOLDER"):
         invoke(run)
-    with pytest.raises(NucfastError, match=r"run: give the images to check on with --data"):
-        invoke(run, *out)
+    moved = tmp_path / "moved"  # and what it was trained with is gone
+    moved.mkdir()
+    with safe_open(run / "weights.safetensors", "pt") as file:
+        header = file.metadata() | {"data": str(tmp_path / "gone")}
+    save_file(load_file(run / "weights.safetensors"), moved / "weights.safetensors", header)
+    with pytest.raises(NucfastError, match=r"moved: give the images to check on with --data"):
+        invoke(moved, *out)
+    shutil.rmtree(moved)
     with pytest.raises(NucfastError, match=r"openvino has fp32, bf16, int8, got fp16"):
         invoke(run, *out, *data, "--to", "openvino", "--precision", "fp16")
     (tmp_path / "empty").mkdir()
@@ -392,8 +399,6 @@ def test_command_refuses_what_are_no_scores(run, tmp_path, content, message):
 
 
 def test_weights_that_are_none(run, tmp_path):
-    from safetensors.torch import save_file
-
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "weights.safetensors"
     whole = (run / "weights.safetensors").read_bytes()

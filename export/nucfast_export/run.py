@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.nuclei import NucleusClass
@@ -98,14 +98,7 @@ def load_run(
         ExportError: the weights cannot be read or are those of another network, or it cannot be exported.
     """
     path = run / "weights.safetensors"
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ExportError(
-            f"{path}: cannot be read as the weights of a run ({error}): copy them again, or train again"
-        ) from error
+    weights, metadata = _stored(path)
     if "recipe" not in metadata:
         raise ExportError(f"{path}: holds no recipe, so it is not from a run of  nucfast train")
     recipe = recipe or json.loads(metadata["recipe"])
@@ -123,6 +116,29 @@ def load_run(
         ) from error
     network = as_exported(network, recipe)
     return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
+
+
+def data_of_run(run: Path) -> Path | None:
+    """The folder that a run was trained with, as ``nucfast train`` noted it; None: not known, or gone.
+
+    Raises:
+        ExportError: the weights cannot be read.
+    """
+    _, metadata = _stored(run / "weights.safetensors")
+    data = Path(metadata["data"]) if "data" in metadata else None
+    return data if data is not None and data.is_dir() else None
+
+
+def _stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A run's weights and what their header says."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"{path}: cannot be read as the weights of a run ({error}): copy them again, or train again"
+        ) from error
 
 
 def load_bundle_network(bundle: Bundle) -> nn.Module:

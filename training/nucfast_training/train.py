@@ -116,7 +116,7 @@ def train(
     cache = out / "cache"
     with run.guarded():
         sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
-        run.learns_from(sets)
+        run.learns_from(sets, data)
         if recipe.teacher.bundle:
             sets = soften(
                 sets,
@@ -195,7 +195,7 @@ class _Run:
         self.step, self.seconds, self.best, self.worse = 0, 0.0, math.nan, 0
         self.scores: dict[str, float] = {}
         self.changed: list[str] = []  # since the run in the folder began
-        self.data = ""
+        self.data, self.folder = "", Path()
         if self.checkpoint.exists():
             self._resume()
         self.board = None
@@ -364,6 +364,7 @@ class _Run:
             self.best, self.scores = value, scores
         if better or self.recipe.validation.keep == "last":
             header = {"recipe": json.dumps(self.recipe.table), "step": str(self.step), metric: str(value)}
+            header["data"] = str(self.folder)  # for the export, which checks on its validation images
             _save(self.average.state_dict(), self.weights, header)
         self._save_checkpoint()
 
@@ -491,8 +492,9 @@ class _Run:
         others = f", with other {', '.join(self.changed)}" if self.changed else ""
         self.say(f"goes on from step {self.step}{others}")
 
-    def learns_from(self, sets: list[list[Sample]]) -> None:
-        """Note the training images; a run that goes on may get others."""
+    def learns_from(self, sets: list[list[Sample]], folder: Path) -> None:
+        """Note the training images and where they are; a run that goes on may get others."""
+        self.folder = folder.resolve()
         digest = hashlib.sha256()
         for sample in itertools.chain(*sets):
             digest.update(f"{sample.name} {sample.image.shape}".encode())

@@ -40,7 +40,7 @@ SCORES = ("pq", "aji")
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Images to check on, those of the split val: a data set as for `nucfast evaluate`, or the --data of "
-    "`nucfast train`.",
+    "`nucfast train`; default for a training run: what it was trained with.",
 )
 @click.option(
     "--calibrate",
@@ -92,6 +92,7 @@ def command(
     for module in ("onnx", "torch"):
         require(module, extra="train", purpose="nucfast export")
     require("onnxruntime", extra="cpu", purpose="nucfast export")
+    from nucfast_export.run import data_of_run
     from nucfast_training.recipe import load_recipe
 
     path = Path(source)
@@ -106,6 +107,8 @@ def command(
         if output is None and not (bundle.path and bundle.path.is_dir()):
             raise NucfastError(f"{source}: a zip is not written to; give -o FOLDER")
         output = output or bundle.path
+    if data is None and of_run:
+        data = data_of_run(run)
     if data is None:
         raise NucfastError(
             f"{source}: give the images to check on with --data: a data set, or what it was trained with"

@@ -397,7 +397,7 @@ def check_target(directory: Path, *, overwrite: bool) -> None:
     if not (directory / MANIFEST).is_file():
         raise BundleError(f"{directory}: exists and is not a bundle; give another directory")
     if not overwrite:
-        raise BundleError(f"{directory}: exists already; give another directory or allow overwriting")
+        raise BundleError(f"{directory}: exists already; give another folder, or remove it")
 
 
 # Weights hardly shrink; what unpacks to more than this many times its size is made to fill the memory.
@@ -462,9 +462,7 @@ def _is_shipped(path: Path) -> bool:
 def _remedy(path: Path | None) -> str:
     if path is not None and _is_shipped(path):
         return "run  pip install --force-reinstall nucfast"
-    # A bundle can take the place of another one, but of nothing else.
-    folder = path if path is not None and (path / MANIFEST).is_file() else "FOLDER"
-    return f"get it again, or write it with  nucfast export RUN -o {folder}"
+    return "get it again, or write it with  nucfast export RUN -o FOLDER"
 
 
 def _check_names(files: Mapping[str, object]) -> None:
