@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import killable
+import nucfast
 from nucfast.engine import DecoderSpec, write_bundle
 from nucfast.output import FORMATS
 from nucfast.pipeline import infer, journal
@@ -235,7 +236,9 @@ def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expe
     assert "tile 0 cannot be decoded" in report.slides[0].error
     done = len(list(out.glob("made.svs/.nucfast-work/*/*.part")))
     assert 4 <= done < 16
-    assert report.slides[0].error.endswith(f"; {done} of 16 regions are done and kept")
+    assert report.slides[0].error.endswith(
+        f"; {done} of 16 regions are done and kept; --allow-unreadable takes what cannot be read for empty"
+    )
     copy.write_bytes(whole)
     os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     seen = []
@@ -243,6 +246,39 @@ def test_a_part_that_cannot_be_read_costs_only_its_regions(slide, settings, expe
     assert sum(event["event"] == "region" for event in seen) == 16 - done
     for name in RESULTS:
         assert (out / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("dask", [None, "local"])
+def test_what_cannot_be_read_can_be_left_out(slide, settings, expected, tmp_path, dask):
+    copy, out = tmp_path / "made.svs", tmp_path / "out"
+    whole = slide.read_bytes()
+    position = whole.index(b"\xff\xd8")
+    copy.write_bytes(whole[:position] + bytes(100) + whole[position + 100 :])
+    done = infer(copy, out, **settings)
+    assert done.exit_code == 1
+    kept = len(list(out.glob("made.svs/.nucfast-work/*/*.part")))
+    seen = []
+    report = infer(copy, out, allow_unreadable=True, dask=dask, on_event=seen.append, **settings)
+    assert report.exit_code == 0
+    assert sum(event["event"] == "region" for event in seen) == 16 - kept  # what was done counts
+    parts = json.loads((out / "made.svs" / "run.json").read_text())["unreadable"]
+    assert report.slides[0].warning == (
+        f"{len(parts)} parts that cannot be read count as empty; run.json lists them"
+    )
+    missing = np.zeros((400, 430), bool)
+    for x, y, width, height in parts:
+        assert not missing[y : y + height, x : x + width].any()
+        missing[y : y + height, x : x + width] = True
+    assert missing[:256, :256].all()  # the tile
+    assert not missing[256 + 64 :].any()
+    assert not missing[:, 256 + 64 :].any()
+    found, all_of_them = (
+        nucfast.Nuclei.read(folder / "nuclei.parquet") for folder in (out / "made.svs", expected)
+    )
+    far = (all_of_them.x > 256 + 64 + 40) | (all_of_them.y > 256 + 64 + 40)
+    assert far.sum() > 10
+    assert set(all_of_them.id[far]) <= set(found.id)
+    assert len(found) < len(all_of_them)
 
 
 def test_processes_share_the_work(slide, settings, expected, tmp_path):

@@ -74,6 +74,11 @@ from nucfast.pipeline import Event, InferConfig, RunReport, infer
     help="Image of the whole slide, black where nothing is analysed, instead of finding the tissue.",
 )
 @click.option(
+    "--allow-unreadable",
+    is_flag=True,
+    help="Take what cannot be read of a slide for empty, listed in run.json; without it the slide fails.",
+)
+@click.option(
     "--max-memory", help="What the run may take, such as 2G; default: a quarter of what this process may use."
 )
 @click.option(

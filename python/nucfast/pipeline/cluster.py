@@ -141,7 +141,9 @@ def _task(entry: SlideInput, config: InferConfig, expected: str) -> RegionTask:
             f"{entry.path}: slide, model or version differ between the workers and here; "
             "install the same nucfast"
         )
-    return RegionTask(slide, layout, engine, config.batch, Stages(), slide_area(slide, config))
+    return RegionTask(
+        slide, layout, engine, config.batch, Stages(), slide_area(slide, config), config.allow_unreadable
+    )
 
 
 @lru_cache(maxsize=1)

@@ -34,6 +34,8 @@ class InferConfig:
         roi: polygons (GeoJSON or WKT) outside of which nothing is analysed, for all slides.
         exclude: polygons inside of which nothing is analysed.
         tissue_mask: image of the whole slide, black where nothing is analysed, instead of finding the tissue.
+        allow_unreadable: take what cannot be read of a slide for empty; without it, the regions that need it
+            are not done, and the slide fails.
         shard: (i, n): do only the i-th of n parts of the work, i from 1.
         dask: address of a Dask scheduler whose workers do the regions, or "local".
         dry_run: say what would be done, and do nothing.
@@ -55,6 +57,7 @@ class InferConfig:
     roi: Path | None = None
     exclude: Path | None = None
     tissue_mask: Path | None = None
+    allow_unreadable: bool = False
     shard: tuple[int, int] | None = None
     dask: str | None = None
     dry_run: bool = False

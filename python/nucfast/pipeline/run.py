@@ -370,6 +370,7 @@ class _Job:
                 finish=finish,
                 in_flight=self.in_flight,
                 area=self.area,
+                allow_unreadable=self.config.allow_unreadable,
             )
         try:
             for region, nuclei in results:
@@ -379,7 +380,10 @@ class _Job:
                 self.on_event({"event": "region", "slide": _text(self.entry.path), **facts})
         except SlideError as error:
             kept = len(journal.finished([region.index for region in self.wanted]))
-            raise SlideError(f"{error}; {kept} of {len(self.wanted)} regions are done and kept") from error
+            raise SlideError(
+                f"{error}; {kept} of {len(self.wanted)} regions are done and kept; "
+                "--allow-unreadable takes what cannot be read for empty"
+            ) from error
         finally:
             for index, turn in claims.items():
                 journal.release(index, turn)
@@ -503,8 +507,15 @@ class _Job:
                 slide.name,
                 len(pending.oversized),
             )
+        warning = ""
+        if pending.unreadable:
+            warning = (
+                f"{len(pending.unreadable)} parts that cannot be read count as empty; run.json lists them"
+            )
+            logger.warning("%s: %s", slide.name, warning)
         report = replace(
             report,
+            warning=warning,
             nuclei=sum(pending.counts.values()),
             counts=pending.counts,
             seconds=round(self.seconds + time.perf_counter() - self.began, 3),
@@ -514,6 +525,7 @@ class _Job:
             "files": {name: _size(pending.folder / name) for name in _names(self.config)},
             "report": asdict(report),
             "oversized": pending.oversized,
+            "unreadable": pending.unreadable,
             "regions": len(self.wanted),
             "settings": _plain(self.config),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -544,11 +556,13 @@ class _Pending:
     model: dict[str, str]
     counts: dict[str, int]
     oversized: list[int] = field(default_factory=list)
+    unreadable: list[list[int]] = field(default_factory=list)
 
     def count(self, regions: Iterator[Nuclei]) -> None:
         """Count the nuclei of all regions."""
         for nuclei in regions:
             self.oversized += nuclei.meta["oversized"]
+            self.unreadable += nuclei.meta["unreadable"]
             for name, number in nuclei.counts().items():
                 self.counts[name] = self.counts.get(name, 0) + number
 

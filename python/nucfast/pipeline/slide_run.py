@@ -20,6 +20,7 @@ from nucfast.pipeline.grid import Region, Window, regions
 from nucfast.pipeline.maps import Maps, predict_maps
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
+from nucfast.slide.base import WHITE, Part
 
 # A scale this near to a whole number is taken for it: scanners state 0.2527 where the model wants 0.5, and
 # one per cent of size means nothing to the network, while whole factors are read faster and without
@@ -84,13 +85,15 @@ def run_regions(
     finish: Callable[[Region, Nuclei], None],
     in_flight: int = 4,
     area: Area | None = None,
+    allow_unreadable: bool = False,
 ) -> Iterator[tuple[Region, Nuclei]]:
     """Run regions through all stages and yield them in order.
 
     Some threads read ahead, the caller's thread runs the network, ``decoders`` threads decode and finish. At
     most ``in_flight`` regions are anywhere between being read and being yielded, which bounds memory.
 
-    Where a part of the slide cannot be read, the regions that need it are left out and all others run.
+    Where a part of the slide cannot be read, the regions that need it are left out and all others run, unless
+    ``allow_unreadable`` takes it for empty.
 
     Args:
         slide: where pixels come from.
@@ -103,11 +106,12 @@ def run_regions(
         finish: called in the decoder's thread with each result, before it is yielded.
         in_flight: regions in memory at once.
         area: where nuclei are wanted; None: everywhere.
+        allow_unreadable: as above.
 
     Raises:
         SlideError: at the end, if a part of the slide could not be read.
     """
-    task = RegionTask(slide, layout, engine, batch, stages, area)
+    task = RegionTask(slide, layout, engine, batch, stages, area, allow_unreadable)
     readers = min(in_flight, max(1, decoders // 2))
     upcoming = iter(todo)
     reading: deque[tuple[Region, Future[Sight]]] = deque()
@@ -163,11 +167,15 @@ def run_regions(
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen of a region: pixels of a window of the slide, and which tiles the network needs."""
+    """What is seen of a region: pixels of a window of the slide, and which tiles the network needs.
+
+    ``damage`` is white because it cannot be read, in level-0 pixels.
+    """
 
     window: Window
     image: NDArray[np.uint8]
     tiles: list[Tile]
+    damage: list[Part]
 
 
 @dataclass(frozen=True)
@@ -180,13 +188,14 @@ class RegionTask:
     batch: int
     stages: Stages
     area: Area | None = None
+    allow_unreadable: bool = False
 
     def read(self, region: Region) -> Sight:
         """The pixels that the network needs; others of the window may be left white."""
         window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
-        parts = CPU_PARTS
+        lengths = CPU_PARTS
         if self.engine.device != "cpu":
-            parts = GPU_PARTS
+            lengths = GPU_PARTS
             whole = Window(0, 0, self.layout.height_px, self.layout.width_px)
             window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=whole)
         with self.stages.timed("read", window.height * window.width):
@@ -194,16 +203,28 @@ class RegionTask:
             height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
             inside = region.decoded.shifted(-window.top, -window.left)
             wanted = self._wanted(window)
-            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=wanted, parts=parts)
-            image = self.slide.read_scaled(
-                window.left * scale,
-                window.top * scale,
-                window.width,
-                window.height,
-                scale,
-                parts=[(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles],
-            )
-        return Sight(window, image, tiles)
+            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=wanted, parts=lengths)
+            parts = [(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles]
+            left, top, damage = window.left * scale, window.top * scale, list[Part]()
+            try:
+                image = self.slide.read_scaled(left, top, window.width, window.height, scale, parts=parts)
+            except SlideError:
+                if not self.allow_unreadable:
+                    raise
+                image = np.full((window.height, window.width, 3), WHITE, np.uint8)
+                for tile, (x, y, width, height) in zip(tiles, parts, strict=True):
+                    part, found = image[y : y + height, x : x + width], list[Part]()
+                    part[...] = self.slide.read_around_damage(
+                        left + x * scale,
+                        top + y * scale,
+                        part.shape[1],
+                        part.shape[0],
+                        scale,
+                        fill=WHITE,
+                        damage=found,
+                    )
+                    damage += _inside(found, tile.kept.shifted(window.top, window.left), scale)
+        return Sight(window, image, tiles, damage)
 
     def predict(self, region: Region, sight: Sight) -> Maps:
         """The network's maps over ``region.decoded``."""
@@ -216,7 +237,8 @@ class RegionTask:
     def decode(self, region: Region, sight: Sight, maps: Maps) -> Nuclei:
         """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
 
-        Where one reaches past the halo, the region is done again with a larger one.
+        ``meta["unreadable"]`` holds what of the region was taken for empty, (x, y, width, height) in level-0
+        pixels. Where one reaches past the halo, the region is done again with a larger one.
         """
         decoded = self._decode(region, sight, maps)
         halo_px = self.engine.bundle.halo_px
@@ -230,7 +252,9 @@ class RegionTask:
         cut = self._cut(nuclei, region.decoded) if decoded.oversized else []
         if self.area is not None:
             nuclei = nuclei[self.area.contains(nuclei.x, nuclei.y)]
-        return replace(nuclei, meta={"oversized": sorted(set(cut) & set(nuclei.id.tolist()))})
+        oversized = sorted(set(cut) & set(nuclei.id.tolist()))
+        unreadable = _inside(sight.damage, region.owned, self.layout.scale)
+        return replace(nuclei, meta={"oversized": oversized, "unreadable": unreadable})
 
     def _decode(self, region: Region, sight: Sight, maps: Maps) -> Decoded:
         layout, window = self.layout, region.decoded
@@ -271,3 +295,15 @@ class RegionTask:
             )
 
         return wanted
+
+
+def _inside(parts: list[Part], window: Window, scale: float) -> list[Part]:
+    """What of parts in level-0 pixels lies in a window of model pixels."""
+    sides = [round(side * scale) for side in (window.left, window.top, window.right, window.bottom)]
+    found = []
+    for x, y, width, height in parts:
+        left, top = max(x, sides[0]), max(y, sides[1])
+        right, bottom = min(x + width, sides[2]), min(y + height, sides[3])
+        if left < right and top < bottom:
+            found.append((left, top, right - left, bottom - top))
+    return found

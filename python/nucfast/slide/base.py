@@ -258,11 +258,20 @@ class Slide(ABC):
         return out
 
     def read_around_damage(
-        self, x: float, y: float, width: int, height: int, scale: float, *, fill: int
+        self,
+        x: float,
+        y: float,
+        width: int,
+        height: int,
+        scale: float,
+        *,
+        fill: int,
+        damage: list[Part] | None = None,
     ) -> NDArray[np.uint8]:
         """:meth:`read_scaled`, but what cannot be read, and a little around it, has the grey value ``fill``.
 
-        For looks at the whole slide, which one bad tile should not prevent. The first damage is logged.
+        For looks at the whole slide, which one bad tile should not prevent. The first damage is logged; all
+        of it is added to ``damage``, in level-0 pixels.
         """
         try:
             return self.read_scaled(x, y, width, height, scale)
@@ -273,16 +282,20 @@ class Slide(ABC):
                 self._damage_told = True
                 logger.warning("%s; until then it counts as tissue and is white in the overlay", error)
         if max(width, height) <= DAMAGE_PX:
+            if damage is not None:
+                damage.append((round(x), round(y), math.ceil(width * scale), math.ceil(height * scale)))
             return np.full((height, width, 3), fill, np.uint8)
+
+        def part(across: int, down: int, columns: int, rows: int) -> NDArray[np.uint8]:
+            at = x + across * scale, y + down * scale
+            return self.read_around_damage(*at, columns, rows, scale, fill=fill, damage=damage)
+
         if width >= height:
             first = width // 2
-            left = self.read_around_damage(x, y, first, height, scale, fill=fill)
-            right = self.read_around_damage(x + first * scale, y, width - first, height, scale, fill=fill)
-            return np.concatenate([left, right], axis=1)
+            halves = part(0, 0, first, height), part(first, 0, width - first, height)
+            return np.concatenate(halves, axis=1)
         first = height // 2
-        upper = self.read_around_damage(x, y, width, first, scale, fill=fill)
-        lower = self.read_around_damage(x, y + first * scale, width, height - first, scale, fill=fill)
-        return np.concatenate([upper, lower])
+        return np.concatenate([part(0, 0, width, first), part(0, first, width, height - first)])
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide, scaled so that its longer side has at most ``max_px`` pixels; never enlarged."""
