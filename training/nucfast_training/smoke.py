@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nucfast.testing import synthetic_slide
+from nucfast.testing import SyntheticSlide, synthetic_slide
 from nucfast_training.networks import build_network
 from nucfast_training.recipe import Recipe, SetSettings, merge
 
@@ -42,7 +43,8 @@ def shrink(recipe: Recipe) -> Recipe:
 
 def make_data(recipe: Recipe, root: Path) -> None:
     """Write synthetic sets where, and in the layout in which, the recipe looks for its own."""
-    for entry in recipe.sets:
+    # A set may be there several times, for several modalities: its folder is written once.
+    for entry in {entry.name: entry for entry in recipe.sets}.values():
         folder = root / entry.name
         if entry.layout == "pannuke":
             _write_pannuke(folder, entry)
@@ -51,6 +53,11 @@ def make_data(recipe: Recipe, root: Path) -> None:
         else:
             modalities = [other.modality for other in recipe.sets if other.name == entry.name]
             _write_manifest(folder, modalities, recipe, entry.mpp or SYNTHETIC_MPP)
+
+
+@lru_cache(maxsize=2 * IMAGES)
+def _made(seed: int) -> SyntheticSlide:
+    return synthetic_slide(160, 144, mpp=SYNTHETIC_MPP, nuclei_per_mm2=5000, seed=seed)
 
 
 def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe, mpp: float) -> None:
@@ -63,7 +70,7 @@ def _write_manifest(folder: Path, modalities: Sequence[str], recipe: Recipe, mpp
         for split, modality in product(("train", "val"), modalities):
             for i in range(IMAGES):
                 name = f"{split}_{modality}{i}"
-                made = synthetic_slide(160, 144, nuclei_per_mm2=5000, seed=i + 2 * (split == "val"))
+                made = _made(i + IMAGES * (split == "val"))
                 writer.writerow([name, split, f"images/{name}.png", modality, mpp])
                 Image.fromarray(made.image).save(folder / "images" / f"{name}.png")
                 Image.fromarray(made.labels.astype(np.uint16)).save(folder / "labels" / f"{name}.png")
@@ -91,6 +98,6 @@ def _write_pannuke(folder: Path, entry: SetSettings) -> None:
 def _write_annotations(folder: Path) -> None:
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     for i in range(2 * IMAGES):
-        made = synthetic_slide(160, 144, nuclei_per_mm2=5000, seed=i)
+        made = _made(i)
         Image.fromarray(made.image).save(folder / f"{i}.png")
         Image.fromarray(made.labels.astype(np.uint16)).save(folder / "labels" / f"{i}.png")
