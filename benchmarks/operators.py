@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -170,7 +169,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     head = {
         "date": date.today().isoformat(),
-        "cpu": platform.processor() or platform.machine(),
+        "threads": available_cpus(),
         "tile_px": args.tile_px,
     }
     (args.out / "operators.json").write_text(json.dumps(head | {"rows": rows}, indent=2) + "\n")
