@@ -31,7 +31,7 @@ from nucfast.pipeline.memory import processes_in_memory, regions_in_memory
 from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
 from nucfast.pipeline.results import ResultFiles
-from nucfast.pipeline.slide_run import Plan, plan, run_regions
+from nucfast.pipeline.slide_run import Plan, joined, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, SlideInput, find_slides, open_slide
 from nucfast.version import VERSION
@@ -507,11 +507,10 @@ class _Job:
                 slide.name,
                 len(pending.oversized),
             )
-        warning = ""
-        if pending.unreadable:
-            warning = (
-                f"{len(pending.unreadable)} parts that cannot be read count as empty; run.json lists them"
-            )
+        warning, unreadable = "", joined(pending.unreadable)
+        if unreadable:
+            mm2 = sum(width * height for *_, width, height in unreadable) * (layout.mpp / 1000) ** 2
+            warning = f"{mm2:.2g} mm2 that cannot be read count as empty; run.json says where"
             logger.warning("%s: %s", slide.name, warning)
         report = replace(
             report,
@@ -525,7 +524,7 @@ class _Job:
             "files": {name: _size(pending.folder / name) for name in _names(self.config)},
             "report": asdict(report),
             "oversized": pending.oversized,
-            "unreadable": pending.unreadable,
+            "unreadable": unreadable,
             "regions": len(self.wanted),
             "settings": _plain(self.config),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -307,3 +307,21 @@ def _inside(parts: list[Part], window: Window, scale: float) -> list[Part]:
         if left < right and top < bottom:
             found.append((left, top, right - left, bottom - top))
     return found
+
+
+def joined(parts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Parts (x, y, width, height), of which those that share a whole side are one."""
+
+    def along(axis: int, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+        across = 1 - axis
+        found: list[list[int]] = []
+        for part in sorted(parts, key=lambda part: (part[across], part[across + 2], part[axis])):
+            last = found[-1] if found else [-1] * 4
+            if last[across::2] == [*part][across::2] and last[axis] + last[axis + 2] == part[axis]:
+                last[axis + 2] += part[axis + 2]
+            else:
+                found.append([*part])
+        return found
+
+    fewer = along(1, along(0, parts))
+    return fewer if len(fewer) == len(parts) else joined(fewer)
