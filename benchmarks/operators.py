@@ -43,19 +43,9 @@ class Concatenated(FastUNet):
             wide = nn.Conv2d(2 * first.in_channels, first.out_channels, 3, padding=1, bias=False)
             self.get_submodule(f"decode{stride}")[0] = wide  # type: ignore[index]
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        encoded = []
-        for stride in self.strides:
-            x = self.get_submodule(f"encode{stride}")(x)
-            encoded.append(x)
-        kinds = None
-        y = encoded.pop()
-        for stride in reversed(self.strides[:-1]):
-            lifted = self.up(self.get_submodule(f"lift{stride}")(y))
-            y = self.get_submodule(f"decode{stride}")(torch.cat([encoded.pop(), lifted], dim=1))
-            if self.kinds is not None and stride == self.class_stride:
-                kinds = self.kinds(y)
-        return y, kinds
+    @staticmethod
+    def join(skip: Tensor, lifted: Tensor) -> Tensor:
+        return torch.cat([skip, lifted], dim=1)
 
 
 def replaced(

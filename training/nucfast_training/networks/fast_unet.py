@@ -113,7 +113,12 @@ class FastUNet(nn.Module):
         for stride in reversed(self.strides[:-1]):
             # The 1x1 convolution comes before the upsampling: a quarter of the work, the same result.
             lifted = self.up(self.get_submodule(f"lift{stride}")(y))
-            y = self.get_submodule(f"decode{stride}")(encoded.pop() + lifted)
+            y = self.get_submodule(f"decode{stride}")(self.join(encoded.pop(), lifted))
             if self.kinds is not None and stride == self.class_stride:
                 kinds = self.kinds(y)
         return y, kinds
+
+    @staticmethod
+    def join(skip: Tensor, lifted: Tensor) -> Tensor:
+        """A level's features of the encoder with those from below: added, not concatenated."""
+        return skip + lifted
