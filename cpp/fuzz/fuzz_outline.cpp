@@ -6,8 +6,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzzing::Input input(data, size);
     const int rows = input.between(1, 12), cols = input.between(1, 12);
     const int count = input.between(1, 4);
-    std::vector<std::int64_t> offsets{0};
-    for (int i = 0; i < count; ++i) offsets.push_back(offsets.back() + input.between(0, 6));
+    const auto offsets = input.offsets(count, 6);
     std::vector<double> vertices;
     for (std::int64_t i = 0; i < 2 * offsets.back(); ++i) vertices.push_back(input.between(-40, 200) / 7.0);
     const std::vector<std::uint8_t> colors(static_cast<std::size_t>(count) * 3, 200);

@@ -10,8 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzzing::Input input(data, size);
     const int rows = input.between(0, 20), cols = input.between(0, 60);
     const int count = input.between(0, 5);
-    std::vector<std::int64_t> offsets{0};
-    for (int i = 0; i < count; ++i) offsets.push_back(offsets.back() + input.between(0, 8));
+    const auto offsets = input.offsets(count, 8);
     std::vector<double> vertices;
     for (std::int64_t i = 0; i < 2 * offsets.back(); ++i) {
         const double near = input.between(-20, 200) / 4.0;  // on centres and corners of pixels, too

@@ -44,6 +44,13 @@ class Input {
         return found;
     }
 
+    // Where each of some rings begins among the vertices of all, and where the last one ends.
+    std::vector<std::int64_t> offsets(int rings, int most) {
+        std::vector<std::int64_t> found{0};
+        for (int i = 0; i < rings; ++i) found.push_back(found.back() + between(0, most));
+        return found;
+    }
+
   private:
     const std::uint8_t* next_;
     const std::uint8_t* end_;

@@ -195,7 +195,7 @@ class _Run:
         self.step, self.seconds, self.best, self.worse = 0, 0.0, math.nan, 0
         self.scores: dict[str, float] = {}
         self.changed: list[str] = []  # since the run in the folder began
-        self.data, self.folder = "", Path()
+        self.digest, self.folder = "", Path()  # of the training images
         if self.checkpoint.exists():
             self._resume()
         self.board = None
@@ -450,7 +450,7 @@ class _Run:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         header = {
             "recipe": json.dumps(self.recipe.table),
-            "progress": json.dumps(progress | {"scores": self.scores, "data": self.data}),
+            "progress": json.dumps(progress | {"scores": self.scores, "data": self.digest}),
             "optimiser": json.dumps(plain),
         }
         _save(tensors, self.checkpoint, header)
@@ -484,7 +484,7 @@ class _Run:
         progress = json.loads(header["progress"])
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.best, self.worse, self.scores = progress["best"], progress["worse"], progress["scores"]
-        self.data = progress.get("data", "")
+        self.digest = progress.get("data", "")
         if "random" in tensors:
             torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random_cuda" in tensors:
@@ -500,10 +500,9 @@ class _Run:
             digest.update(f"{sample.name} {sample.image.shape}".encode())
             digest.update(np.ascontiguousarray(sample.image))
             digest.update(np.ascontiguousarray(sample.labels))
-        data = digest.hexdigest()
-        if self.data and self.data != data:
+        if self.digest not in {"", digest.hexdigest()}:
             self.changed.append("training images")
-        self.data = data
+        self.digest = digest.hexdigest()
 
     def _kept(self) -> str:
         if self.weights.exists():

@@ -24,6 +24,7 @@ from nucfast.output import FORMATS, SlideInfo, open_writer, write_overlay
 from nucfast.pipeline.area import Area
 from nucfast.pipeline.cluster import Cluster, for_workers
 from nucfast.pipeline.config import InferConfig
+from nucfast.pipeline.damage import joined
 from nucfast.pipeline.decode import check_decoder
 from nucfast.pipeline.grid import Region
 from nucfast.pipeline.journal import Journal, Worker, finished, on_disk, put, sync_folder
@@ -31,7 +32,7 @@ from nucfast.pipeline.memory import processes_in_memory, regions_in_memory
 from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
 from nucfast.pipeline.results import ResultFiles
-from nucfast.pipeline.slide_run import Plan, joined, plan, run_regions
+from nucfast.pipeline.slide_run import Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, SlideInput, find_slides, open_slide
 from nucfast.version import VERSION

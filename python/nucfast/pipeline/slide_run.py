@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,7 @@ from nucfast.errors import SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.area import Area
 from nucfast.pipeline.cover import CPU_PARTS, GPU_PARTS, Tile, cover
+from nucfast.pipeline.damage import inside
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
 from nucfast.pipeline.maps import Maps, predict_maps
@@ -205,25 +206,32 @@ class RegionTask:
             wanted = self._wanted(window)
             tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=wanted, parts=lengths)
             parts = [(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles]
-            left, top, damage = window.left * scale, window.top * scale, list[Part]()
+            left, top = window.left * scale, window.top * scale
             try:
                 image = self.slide.read_scaled(left, top, window.width, window.height, scale, parts=parts)
             except SlideError:
                 if not self.allow_unreadable:
                     raise
-                image = np.full((window.height, window.width, 3), WHITE, np.uint8)
-                for tile, (x, y, width, height) in zip(tiles, parts, strict=True):
-                    part, found = image[y : y + height, x : x + width], list[Part]()
-                    part[...] = self.slide.read_around_damage(
-                        left + x * scale,
-                        top + y * scale,
-                        part.shape[1],
-                        part.shape[0],
-                        scale,
-                        fill=WHITE,
-                        damage=found,
-                    )
-                    damage += _inside(found, tile.kept.shifted(window.top, window.left), scale)
+                return self._read_around_damage(window, tiles)
+        return Sight(window, image, tiles, [])
+
+    def _read_around_damage(self, window: Window, tiles: list[Tile]) -> Sight:
+        """The same, where it cannot all be read; tiles overlap, so the damage is that of their kept parts."""
+        scale, damage = self.layout.scale, list[Part]()
+        image = np.full((window.height, window.width, 3), WHITE, np.uint8)
+        for tile in tiles:
+            seen, found = tile.seen, list[Part]()
+            view = image[seen.top : seen.bottom, seen.left : seen.right]
+            view[...] = self.slide.read_around_damage(
+                (window.left + seen.left) * scale,
+                (window.top + seen.top) * scale,
+                view.shape[1],
+                view.shape[0],
+                scale,
+                fill=WHITE,
+                damage=found,
+            )
+            damage += inside(found, tile.kept.shifted(window.top, window.left), scale)
         return Sight(window, image, tiles, damage)
 
     def predict(self, region: Region, sight: Sight) -> Maps:
@@ -238,7 +246,7 @@ class RegionTask:
         """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
 
         ``meta["unreadable"]`` holds what of the region was taken for empty, (x, y, width, height) in level-0
-        pixels. Where one reaches past the halo, the region is done again with a larger one.
+        pixels. Where a nucleus reaches past the halo, the region is done again with a larger one.
         """
         decoded = self._decode(region, sight, maps)
         halo_px = self.engine.bundle.halo_px
@@ -253,7 +261,7 @@ class RegionTask:
         if self.area is not None:
             nuclei = nuclei[self.area.contains(nuclei.x, nuclei.y)]
         oversized = sorted(set(cut) & set(nuclei.id.tolist()))
-        unreadable = _inside(sight.damage, region.owned, self.layout.scale)
+        unreadable = inside(sight.damage, region.owned, self.layout.scale)
         return replace(nuclei, meta={"oversized": oversized, "unreadable": unreadable})
 
     def _decode(self, region: Region, sight: Sight, maps: Maps) -> Decoded:
@@ -295,33 +303,3 @@ class RegionTask:
             )
 
         return wanted
-
-
-def _inside(parts: list[Part], window: Window, scale: float) -> list[Part]:
-    """What of parts in level-0 pixels lies in a window of model pixels."""
-    sides = [round(side * scale) for side in (window.left, window.top, window.right, window.bottom)]
-    found = []
-    for x, y, width, height in parts:
-        left, top = max(x, sides[0]), max(y, sides[1])
-        right, bottom = min(x + width, sides[2]), min(y + height, sides[3])
-        if left < right and top < bottom:
-            found.append((left, top, right - left, bottom - top))
-    return found
-
-
-def joined(parts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Parts (x, y, width, height), of which those that share a whole side are one."""
-
-    def along(axis: int, parts: Sequence[Sequence[int]]) -> list[list[int]]:
-        across = 1 - axis
-        found: list[list[int]] = []
-        for part in sorted(parts, key=lambda part: (part[across], part[across + 2], part[axis])):
-            last = found[-1] if found else [-1] * 4
-            if last[across::2] == [*part][across::2] and last[axis] + last[axis + 2] == part[axis]:
-                last[axis + 2] += part[axis + 2]
-            else:
-                found.append([*part])
-        return found
-
-    fewer = along(1, along(0, parts))
-    return fewer if len(fewer) == len(parts) else joined(fewer)

@@ -270,8 +270,8 @@ class Slide(ABC):
     ) -> NDArray[np.uint8]:
         """:meth:`read_scaled`, but what cannot be read, and a little around it, has the grey value ``fill``.
 
-        For looks at the whole slide, which one bad tile should not prevent. The first damage is logged; all
-        of it is added to ``damage``, in level-0 pixels.
+        For looks that one bad tile should not prevent. The first damage is logged; all of it is added to
+        ``damage``, in level-0 pixels.
         """
         try:
             return self.read_scaled(x, y, width, height, scale)
