@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import killable
 import nucfast
 from nucfast.engine import DecoderSpec, write_bundle
 from nucfast.output import FORMATS
-from nucfast.pipeline import infer, journal
+from nucfast.pipeline import infer, journal, run
 from nucfast.pipeline.journal import Journal, Worker
+from nucfast.pipeline.run import WORK_FOLDER
 from nucfast.slide import write_slide
 from nucfast.testing import synthetic_slide
 from tiny_model import tiny_onnx, tiny_spec
@@ -66,8 +68,9 @@ def assert_same(folder, expected):
     for name in RESULTS:
         assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
     found, right = (json.loads((path / "run.json").read_text()) for path in (folder, expected))
-    for run in (found, right):
-        del run["finished"], run["report"]["seconds"], run["report"]["folder"], run["settings"]["shard"]
+    for content in (found, right):
+        report = content["report"]
+        del content["finished"], report["seconds"], report["folder"], content["settings"]["shard"]
     assert found == right
 
 
@@ -291,6 +294,29 @@ def test_processes_share_the_work(slide, settings, expected, tmp_path):
         assert process.exitcode == 0
     assert sum(len(events(log, "region")) for log in logs) == 16
     assert_same(out / "made.svs", expected)
+
+
+def test_files_are_written_once_though_others_do_the_last_region(
+    slide, settings, expected, tmp_path, monkeypatch
+):
+    opened = []
+    real = run.open_writer
+    monkeypatch.setattr(run, "open_writer", lambda *args, **more: opened.append(args) or real(*args, **more))
+    with Worker(tmp_path) as other:
+        theirs = []
+
+        def on_event(event):
+            if event["event"] == "slide":
+                (work,) = (tmp_path / "made.svs" / WORK_FOLDER).iterdir()
+                theirs.append(Journal(work, other))
+                assert theirs[0].claim(15) == 0
+            elif event["event"] == "region" and event["done"] == 15:
+                # The first process finds nothing left to do, and looks again some times.
+                threading.Timer(0.3, theirs[0].release, (15, 0)).start()
+
+        assert infer(slide, tmp_path, **settings, on_event=on_event).exit_code == 0
+    assert len(opened) == len(FORMATS)
+    assert_same(tmp_path / "made.svs", expected)
 
 
 def test_processes_that_overwrite_do_so_once(slide, settings, expected, tmp_path):

@@ -13,7 +13,7 @@ from nucfast.pipeline.journal import Journal
 from nucfast.pipeline.stages import Stages
 
 # Regions that other processes finish are looked for this often.
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 
 
 class Stopped(Exception):  # noqa: N818

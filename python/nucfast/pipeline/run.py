@@ -9,7 +9,7 @@ import shutil
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -42,7 +42,8 @@ MANIFEST_FILE = "manifest.json"
 OVERLAY_FILE = "overlay.png"
 WORK_FOLDER = ".nucfast-work"
 
-_POLL_SECONDS = 0.5
+# How long to wait before looking again what others have done; twice as long each time.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5
 
 Event = Mapping[str, Any]
 logger = logging.getLogger("nucfast")
@@ -159,8 +160,10 @@ def infer(
             )
             for entry in found
         )
+        for job in jobs:
+            stack.callback(job.close)
         reports: dict[Path, SlideReport] = {}
-        waited = 0
+        waited, pause = 0, _PAUSE_SECONDS
         while jobs:
             job = jobs.popleft()
             outcome = job.advance()
@@ -169,9 +172,10 @@ def infer(
                 jobs.append(job)
                 waited += 1
                 if waited >= len(jobs):
-                    time.sleep(_POLL_SECONDS)
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
-            waited = 0
+            waited, pause = 0, _PAUSE_SECONDS
             reports[job.entry.path] = outcome
             # Written after every slide: a run that is killed leaves a manifest of what it did.
             report = RunReport(
@@ -216,6 +220,13 @@ class _Job:
     seconds: float = 0.0
     began: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._course = self._steps()
+
+    def close(self) -> None:
+        """Give up what is not finished."""
+        self._course.close()
+
     def advance(self) -> SlideReport | None:
         """Do all of the slide that no other process is doing.
 
@@ -224,9 +235,11 @@ class _Job:
         """
         failed = SlideReport(_text(self.entry.path), "failed", _text(self.folder))
         self.began = time.perf_counter()
-        report: SlideReport | None
+        report: SlideReport | None = None
         try:
-            report = self._advance()
+            next(self._course)
+        except StopIteration as end:
+            report = end.value
         except NucfastError as error:
             report = replace(failed, error=_text(error))
         except Exception as error:
@@ -240,15 +253,25 @@ class _Job:
             self.on_event({"event": report.status, **asdict(report)})
         return report
 
-    def _advance(self) -> SlideReport | None:
+    def _steps(self) -> Generator[None, None, SlideReport]:
+        """The way to a report, with a stop wherever others have to come further first."""
+        while (report := (yield from self._look())) is None:
+            yield
+        return report
+
+    def _look(self) -> Generator[None, None, SlideReport | None]:
+        """Do all of the slide that no other process is doing; None if the slide is then not done.
+
+        Whoever writes the results stops here for what others have still to do, with the files open.
+        """
         mpp = self.config.mpp if self.config.mpp is not None else self.entry.mpp
         with open_slide(self.entry.path, mpp=mpp) as slide:
             layout = plan(slide, self.bundle, region_px=self.config.region_px)
             first_look = not self.fingerprint
             if first_look:
                 self.fingerprint = self._fingerprint(layout)
-            elif self._fingerprint(layout) != self.fingerprint:
-                raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+            else:
+                self._check_unchanged(layout)
             done = self._finished(self.fingerprint)
             if done is not None:
                 if self.worker is not None:  # whoever finished it may have been killed before this
@@ -291,8 +314,13 @@ class _Job:
                     journal, indices, files=len(self.config.formats) + 2, stages=self.stages
                 ) as files:
                     pending = self._begin_results(slide, layout, journal, turn, files)
-                    self._run_regions(slide, layout, journal)
-                    complete = len(journal.finished(indices)) == len(indices)
+                    while True:
+                        self._run_regions(slide, layout, journal)
+                        complete = len(journal.finished(indices)) == len(indices)
+                        if complete or pending is None or self._marker.exists():
+                            break
+                        yield
+                        self._check_unchanged(layout)
                     if complete and turn is None:
                         turn = journal.claim("merge")
                         pending = self._begin_results(slide, layout, journal, turn, files)
@@ -301,8 +329,7 @@ class _Job:
                             return None
                         warning = "" if complete else self._strays(journal, indices)
                         return replace(report, status="partial", warning=_text(warning))
-                    if self._fingerprint(layout) != self.fingerprint:
-                        raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
+                    self._check_unchanged(layout)
                     with self.stages.timed("finish"):
                         files.wait()
                         report = self._publish(slide, layout, pending, replace(report, status="done"))
@@ -415,6 +442,10 @@ class _Job:
 
     def _fingerprint(self, layout: Plan) -> str:
         return fingerprint(self.entry, self.config, self.engine, layout)
+
+    def _check_unchanged(self, layout: Plan) -> None:
+        if self._fingerprint(layout) != self.fingerprint:
+            raise SlideError(f"{self.entry.path}: was replaced while it was read; run again")
 
     def _finished(self, fingerprint: str) -> SlideReport | None:
         """The report of an earlier run that did the same, if there is one."""
