@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import uuid
+import weakref
 
 import geopandas
 import numpy as np
@@ -19,7 +20,7 @@ from nucfast.metrics import evaluate
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.ops import match
 from nucfast.output import FORMATS
-from nucfast.pipeline import InferConfig, infer, segment
+from nucfast.pipeline import InferConfig, infer, run, segment
 from nucfast.pipeline.prepare import fingerprint
 from nucfast.pipeline.slide_run import Plan
 from nucfast.slide import SlideInput, open_slide, write_slide
@@ -191,15 +192,30 @@ def test_an_interrupted_run_goes_on(slide, results, tmp_path):
         assert (folder / name).read_bytes() == (results / name).read_bytes(), name
 
 
-def test_bad_inputs_stop_nothing_else(slide, slides_dir, tmp_path):
+def test_bad_inputs_stop_nothing_else(slide, slides_dir, tmp_path, monkeypatch):
+    areas, held = [], []
+    real = run.slide_area
+
+    def slide_area(*args):
+        area = real(*args)
+        areas.append(weakref.ref(area))
+        return area
+
+    monkeypatch.setattr(run, "slide_area", slide_area)
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(slide, folder / "good.svs")
     shutil.copy(slides_dir / "broken.svs", folder / "broken.svs")
     (folder / "notes.txt").write_text("not a slide")
     Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(folder / "plain.png")
-    report = infer(folder, tmp_path / "out", formats=("geojson.gz",))
+    report = infer(
+        folder,
+        tmp_path / "out",
+        formats=("geojson.gz",),
+        on_event=lambda event: held.append(sum(area() is not None for area in areas)),
+    )
     assert report.exit_code == 1
+    assert (max(held), held[-2]) == (1, 0)  # before the end: what is known of a slide goes with it
     by_name = {entry.slide.rsplit("/", 1)[1]: entry for entry in report.slides}
     assert by_name["good.svs"].status == "done"
     for name in ("broken.svs", "notes.txt", "plain.png"):

@@ -9,7 +9,7 @@ import shutil
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -160,23 +160,22 @@ def infer(
             )
             for entry in found
         )
-        for job in jobs:
-            stack.callback(job.close)
+        stack.callback(_close, jobs)
         reports: dict[Path, SlideReport] = {}
         waited, pause = 0, _PAUSE_SECONDS
         while jobs:
-            job = jobs.popleft()
-            outcome = job.advance()
+            outcome = jobs[0].advance()
             if outcome is None:
                 # Other processes have the rest of this slide: see to the next one, and come back.
-                jobs.append(job)
+                jobs.rotate(-1)
                 waited += 1
                 if waited >= len(jobs):
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
             waited, pause = 0, _PAUSE_SECONDS
-            reports[job.entry.path] = outcome
+            # With the job goes what it knows of its slide, which may be a large picture of the tissue.
+            reports[jobs.popleft().entry.path] = outcome
             # Written after every slide: a run that is killed leaves a manifest of what it did.
             report = RunReport(
                 tuple(reports[entry.path] for entry in found if entry.path in reports),
@@ -576,6 +575,11 @@ class _Job:
         )
         sync_folder(self.folder)
         return report
+
+
+def _close(jobs: Iterable[_Job]) -> None:
+    for job in jobs:
+        job.close()
 
 
 @dataclass
