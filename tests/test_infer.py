@@ -15,7 +15,7 @@ from PIL import Image
 
 import nucfast
 from nucfast.engine import create_engine, load_bundle
-from nucfast.errors import NucfastError, OutputError
+from nucfast.errors import NucfastError, OutputError, SlideError
 from nucfast.metrics import evaluate
 from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.ops import match
@@ -169,6 +169,9 @@ def test_another_part_of_a_slide_of_several_files_is_another_slide(engine, tmp_p
     assert fingerprint(entry, InferConfig(), engine, layout) == first
     (tmp_path / "a/Data0001.dat").write_bytes(b"xy")
     assert fingerprint(entry, InferConfig(), engine, layout) != first
+    (tmp_path / "a.mrxs").unlink()  # while it is read
+    with pytest.raises(SlideError, match="cannot be read"):
+        fingerprint(entry, InferConfig(), engine, layout)
 
 
 def test_an_interrupted_run_goes_on(slide, results, tmp_path):

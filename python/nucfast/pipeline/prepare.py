@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from nucfast.engine import Engine
+from nucfast.errors import SlideError
 from nucfast.pipeline.area import Area, digest, read_shape, read_tissue_mask
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.slide_run import Plan
@@ -16,8 +17,15 @@ from nucfast.version import VERSION
 
 
 def facts(entry: SlideInput, config: InferConfig, engine: Engine, layout: Plan) -> dict[str, Any]:
-    """All that decides the rows, by names that a message can quote."""
-    stats = [part.stat() for part in files_of(entry.path)]
+    """All that decides the rows, by names that a message can quote.
+
+    Raises:
+        SlideError: the slide, which was opened before, is gone.
+    """
+    try:
+        stats = [part.stat() for part in files_of(entry.path)]
+    except OSError as error:
+        raise SlideError(f"{entry.path}: cannot be read ({error.strerror}); check the path") from error
     return {
         "version of nucfast": VERSION,
         "model": repr(replace(engine.bundle, path=None)),
