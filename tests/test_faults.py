@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -299,24 +298,32 @@ def test_processes_share_the_work(slide, settings, expected, tmp_path):
 def test_files_are_written_once_though_others_do_the_last_region(
     slide, settings, expected, tmp_path, monkeypatch
 ):
-    opened = []
+    opened, log = [], []
     real = run.open_writer
     monkeypatch.setattr(run, "open_writer", lambda *args, **more: opened.append(args) or real(*args, **more))
-    with Worker(tmp_path) as other:
+    others = [tmp_path / name for name in ("second.tif", "third.tif")]
+    for path in others:
+        write_slide(path, np.full((64, 64, 3), 255, np.uint8), mpp=0.5)
+    out = tmp_path / "out"
+    with Worker(out) as other:
         theirs = []
 
         def on_event(event):
-            if event["event"] == "slide":
-                (work,) = (tmp_path / "made.svs" / WORK_FOLDER).iterdir()
+            if event["event"] in ("slide", "done"):
+                log.append((event["event"], Path(event["slide"]).stem))
+            if log[-1:] == [("slide", "made")] and not theirs:
+                (work,) = (out / "made.svs" / WORK_FOLDER).iterdir()
                 theirs.append(Journal(work, other))
                 assert theirs[0].claim(15) == 0
-            elif event["event"] == "region" and event["done"] == 15:
-                # The first process finds nothing left to do, and looks again some times.
-                threading.Timer(0.3, theirs[0].release, (15, 0)).start()
+            elif log[-1:] == [("done", "second")]:
+                theirs[0].release(15, 0)
 
-        assert infer(slide, tmp_path, **settings, on_event=on_event).exit_code == 0
-    assert len(opened) == len(FORMATS)
-    assert_same(tmp_path / "made.svs", expected)
+        assert infer([slide, *others], out, **settings, on_event=on_event).exit_code == 0
+    assert len(opened) == 3 * len(FORMATS)
+    # What others had the rest of is finished before yet another slide begins.
+    assert [name for kind, name in log if kind == "slide"] == ["made", "second", "third"]
+    assert log.index(("done", "made")) < log.index(("slide", "third"))
+    assert_same(out / "made.svs", expected)
 
 
 def test_processes_that_overwrite_do_so_once(slide, settings, expected, tmp_path):

@@ -8,12 +8,12 @@ import os
 import shutil
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def infer(
         if config.dask is not None and not config.dry_run:
             workers = processes_in_memory(config.max_memory, largest_px, most=engine.threads)
             cluster = stack.enter_context(Cluster(config.dask, workers=workers))
-        jobs = deque(
+        jobs = (
             _Job(
                 entry,
                 root / entry.relative_name,
@@ -160,32 +160,36 @@ def infer(
             )
             for entry in found
         )
-        stack.callback(_close, jobs)
         reports: dict[Path, SlideReport] = {}
-        waited, pause = 0, _PAUSE_SECONDS
-        while jobs:
-            outcome = jobs[0].advance()
-            if outcome is None:
-                # Other processes have the rest of this slide: see to the next one, and come back.
-                jobs.rotate(-1)
-                waited += 1
-                if waited >= len(jobs):
-                    time.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                continue
-            waited, pause = 0, _PAUSE_SECONDS
-            # With the job goes what it knows of its slide, which may be a large picture of the tissue.
-            reports[jobs.popleft().entry.path] = outcome
-            # Written after every slide: a run that is killed leaves a manifest of what it did.
-            report = RunReport(
-                tuple(reports[entry.path] for entry in found if entry.path in reports),
-                time.perf_counter() - started,
-                stages,
-                engine.description,
-                None if config.dry_run else root / _manifest_name(config.shard),
-            )
-            if worker is not None and report.manifest is not None:
-                worker.replace(report.manifest, _manifest(report, config, bundle))
+        begun: list[_Job] = []
+        stack.callback(_close, begun)
+        pause = _PAUSE_SECONDS
+        while len(reports) < len(found):
+            # A slide that others have the rest of is looked at again before the next one begins: never more
+            # of them are open than there are others. With a job goes what it knows of its slide.
+            fresh, before = list(islice(jobs, 1)), len(reports)
+            begun += fresh
+            for job in list(begun):
+                outcome = job.advance()
+                if outcome is None:
+                    continue
+                begun.remove(job)
+                reports[job.entry.path] = outcome
+                # Written after every slide: a run that is killed leaves a manifest of what it did.
+                report = RunReport(
+                    tuple(reports[entry.path] for entry in found if entry.path in reports),
+                    time.perf_counter() - started,
+                    stages,
+                    engine.description,
+                    None if config.dry_run else root / _manifest_name(config.shard),
+                )
+                if worker is not None and report.manifest is not None:
+                    worker.replace(report.manifest, _manifest(report, config, bundle))
+            if fresh or len(reports) > before:
+                pause = _PAUSE_SECONDS
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
     on_event(
         {
             "event": "end",
