@@ -253,6 +253,9 @@ def test_output_that_cannot_be_made(slide, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         infer(slide, tmp_path / "file")
+    (tmp_path / slide.name).write_text("where the slide's results would go")
+    (failed,) = infer(slide, tmp_path).failed
+    assert f"{tmp_path / slide.name / 'run.json'}: cannot be read" in failed.error
 
 
 def test_regions_hardly_change_what_the_real_network_finds(engine):

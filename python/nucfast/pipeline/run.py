@@ -485,6 +485,10 @@ class _Job:
                 return content
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise OutputError(
+                f"{self._marker}: cannot be read ({error.strerror}); name another folder with -o"
+            ) from error
         except (ValueError, AttributeError):
             pass
         if self.worker is not None:
