@@ -157,7 +157,7 @@ def test_bad_arguments():
         contours(labels[0])
     with pytest.raises(ValueError, match="style: expected 'edges' or 'midpoints', got 'corners'"):
         contours(labels, style="corners")
-    with pytest.raises(ValueError, match="threads: expected 1 or more, got 0"):
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
         contours(labels, threads=0)
     labels[1, 1] = -4
     with pytest.raises(ValueError, match="labels: expected values >= 0, got -4"):

@@ -101,7 +101,7 @@ def test_threads_views_read_only_and_out():
         ({"hv_map": np.zeros((2, 2, 3), np.float32)}, ValueError, r"hv_map: expected shape \(2, 2, 2\), got"),
         ({"hv_map": np.full((2, 2, 2), np.nan, np.float32)}, ValueError, "hv_map: expected finite values"),
         ({"out": np.zeros((2, 3), np.int32)}, ValueError, r"out: expected shape \(2, 2\), got \(2, 3\)"),
-        ({"threads": 0}, ValueError, "threads: expected 1 or more, got 0"),
+        ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
     ],
 )
 def test_errors_name_the_argument(arguments, error, message):

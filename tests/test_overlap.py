@@ -201,7 +201,7 @@ def test_bad_arguments_are_named():
         overlaps(good[0], good[0])
     with pytest.raises(ValueError, match="pred: expected ids >= 0, got -4"):
         overlaps(good, np.where([[1, 0], [0, 0]], np.int32(-4), good))
-    with pytest.raises(ValueError, match="threads: expected 1 or more, got 0"):
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
         overlaps(good, good, threads=0)
     with pytest.raises(ValueError, match=r"thresholds: expected 0.5 to 1, got 0.4"):
         instance_sums(overlaps(good, good), thresholds=[0.4])

@@ -186,7 +186,7 @@ def test_views_and_read_only_arrays():
             "markers: expected no negative value, got -3",
         ),
         ({"out": np.zeros((2, 2), np.int64)}, TypeError, "out: expected int32, got int64"),
-        ({"threads": 0}, ValueError, "threads: expected 1 or more, got 0"),
+        ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
     ],
 )
 def test_errors_name_the_argument(arguments, error, message):

@@ -62,6 +62,13 @@ inline void expect_threads(int threads) {
     if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
 }
 
+// (N,) columns.
+template <typename T>
+const T* read_column(const py::array& array, const char* name, const std::optional<Shape>& shape = {}) {
+    expect<T>(array, name, 1, shape);
+    return static_cast<const T*>(array.data());
+}
+
 // (H, W) planes.
 template <typename T>
 Plane<const T> read(const py::array& array, const char* name, const std::optional<Shape>& shape = {}) {
@@ -74,6 +81,16 @@ Plane<T> write(py::array& array, const char* name, const std::optional<Shape>& s
     expect<T>(array, name, 2, shape);
     expect_writable<T>(array, name);
     return {static_cast<T*>(array.mutable_data()), array.shape(0), array.shape(1)};
+}
+
+// (N, 2) points.
+inline Plane<const double> read_points(const py::array& array, const char* name) {
+    const auto points = read<double>(array, name);
+    if (points.cols != 2) {
+        throw py::value_error(std::string(name) + ": expected shape (N, 2), got " +
+                              to_string(shape_of(array)));
+    }
+    return points;
 }
 
 // (H, W, C) images.

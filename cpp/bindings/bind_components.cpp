@@ -22,8 +22,7 @@ void bind_components(py::module_& m) {
     m.def(
         "label_components",
         [](const py::array& image, py::array& labels, int connectivity, int threads) {
-            if (threads < 1)
-                throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+            expect_threads(threads);
             const auto dtype = image.dtype();
             if (dtype.equal(py::dtype::of<bool>())) return label<bool>(image, labels, connectivity, threads);
             if (dtype.equal(py::dtype::of<std::uint8_t>())) {

@@ -9,6 +9,7 @@ void bind_contours(py::module_& m) {
     m.def(
         "contours",
         [](const py::array& labels, bool midpoints, int threads) {
+            expect_threads(threads);
             const auto plane = read<Label>(labels, "labels");
             Rings rings;
             {

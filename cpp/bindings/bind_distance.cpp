@@ -26,8 +26,7 @@ void bind_distance(py::module_& m) {
     m.def(
         "distance_transform",
         [](const py::array& image, py::array& distances, int threads) {
-            if (threads < 1)
-                throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+            expect_threads(threads);
             const auto dtype = image.dtype();
             if (dtype.equal(py::dtype::of<bool>())) return transform<bool>(image, distances, threads);
             if (dtype.equal(py::dtype::of<Label>())) return transform<Label>(image, distances, threads);

@@ -7,16 +7,6 @@ namespace nucfast::bindings {
 
 using namespace pybind11::literals;
 
-namespace {
-
-template <typename T>
-const T* read_column(const py::array& array, const char* name, py::ssize_t count) {
-    expect<T>(array, name, 1, Shape{count});
-    return static_cast<const T*>(array.data());
-}
-
-}  // namespace
-
 void bind_geojson(py::module_& m) {
     m.def(
         "geojson_features",
@@ -25,11 +15,11 @@ void bind_geojson(py::module_& m) {
            std::array<double, 2> origin, std::vector<std::string> classes, std::vector<std::string> names) {
             const auto values = read<float>(measurements, "measurements",
                                             Shape{id.size(), static_cast<py::ssize_t>(names.size())});
-            const auto points = read<double>(vertices, "vertices", Shape{vertices.shape(0), 2});
+            const auto points = read_points(vertices, "vertices");
             const FeatureColumns columns{
-                read_column<std::int64_t>(id, "id", values.rows),
-                read_column<std::int32_t>(class_code, "class_code", values.rows), points.data,
-                read_column<std::int64_t>(offsets, "offsets", values.rows + 1), values};
+                read_column<std::int64_t>(id, "id", Shape{values.rows}),
+                read_column<std::int32_t>(class_code, "class_code", Shape{values.rows}), points.data,
+                read_column<std::int64_t>(offsets, "offsets", Shape{values.rows + 1}), values};
             for (py::ssize_t i = 0; i < values.rows; ++i) {
                 if (columns.class_code[i] >= static_cast<std::int32_t>(classes.size())) {
                     throw py::value_error("class_code: expected less than " + std::to_string(classes.size()) +

@@ -10,6 +10,7 @@ void bind_hover_net(py::module_& m) {
         "hover_net_labels",
         [](const py::array& probability, const py::array& hv, float nucleus_threshold, float edge_threshold,
            int min_px, int threads, py::array& labels) {
+            expect_threads(threads);
             const auto nucleus = read<float>(probability, "nucleus_probability");
             const auto maps = read_image<float>(hv, "hv_map", Shape{nucleus.rows, nucleus.cols, 2});
             const auto out = write<Label>(labels, "out", shape_of(probability));

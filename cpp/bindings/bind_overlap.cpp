@@ -9,12 +9,14 @@ using namespace pybind11::literals;
 
 namespace {
 
+template <typename T>
+py::array_t<T> flat(std::vector<T>&& values) {
+    const auto size = static_cast<py::ssize_t>(values.size());
+    return to_numpy(std::move(values), Shape{size});
+}
+
 // Fields of a result, moved into NumPy; the order is that of the dataclass in ops/overlap.py.
 py::tuple to_tuple(Overlaps&& found) {
-    const auto flat = [](auto&& values) {
-        const auto size = static_cast<py::ssize_t>(values.size());
-        return to_numpy(std::move(values), Shape{size});
-    };
     const auto points = [](std::vector<double>&& values) {
         const auto size = static_cast<py::ssize_t>(values.size() / 2);
         return to_numpy(std::move(values), Shape{size, 2});
@@ -26,27 +28,13 @@ py::tuple to_tuple(Overlaps&& found) {
                           flat(std::move(found.pred.areas)), points(std::move(found.pred.centroids)));
 }
 
-py::array_t<std::int64_t> to_numpy_1d(std::vector<std::int64_t>&& values) {
-    const auto size = static_cast<py::ssize_t>(values.size());
-    return to_numpy(std::move(values), Shape{size});
-}
-
-// (N, 2) points.
-Plane<const double> read_points(const py::array& array, const char* name) {
-    const auto points = read<double>(array, name);
-    if (points.cols != 2) {
-        throw py::value_error(std::string(name) + ": expected shape (N, 2), got " +
-                              to_string(shape_of(array)));
-    }
-    return points;
-}
-
 }  // namespace
 
 void bind_overlap(py::module_& m) {
     m.def(
         "overlaps",
         [](const py::array& truth, const py::array& pred, int threads) {
+            expect_threads(threads);
             const auto true_map = read<Label>(truth, "true");
             const auto pred_map = read<Label>(pred, "pred", shape_of(truth));
             Overlaps found;
@@ -62,20 +50,15 @@ void bind_overlap(py::module_& m) {
         [](const py::array& true_id, const py::array& pred_id, const py::array& count, const py::array& iou,
            const py::array& true_ids, const py::array& true_areas, const py::array& pred_ids,
            const py::array& pred_areas, const std::vector<double>& thresholds) {
-            expect<std::int64_t>(true_id, "true_id", 1, {});
-            expect<std::int64_t>(pred_id, "pred_id", 1, shape_of(true_id));
-            expect<std::int64_t>(count, "count", 1, shape_of(true_id));
-            expect<double>(iou, "iou", 1, shape_of(true_id));
             const auto areas_of = [](const py::array& ids, const py::array& areas) {
-                expect<std::int64_t>(ids, "ids", 1, {});
-                expect<std::int64_t>(areas, "areas", 1, shape_of(ids));
-                return Areas{static_cast<const std::int64_t*>(ids.data()),
-                             static_cast<const std::int64_t*>(areas.data()), ids.shape(0)};
+                return Areas{read_column<std::int64_t>(ids, "ids"),
+                             read_column<std::int64_t>(areas, "areas", shape_of(ids)), ids.shape(0)};
             };
-            const ScoredPairs pairs{static_cast<const std::int64_t*>(true_id.data()),
-                                    static_cast<const std::int64_t*>(pred_id.data()),
-                                    static_cast<const std::int64_t*>(count.data()),
-                                    static_cast<const double*>(iou.data()), true_id.shape(0)};
+            const auto shape = shape_of(true_id);
+            const ScoredPairs pairs{read_column<std::int64_t>(true_id, "true_id"),
+                                    read_column<std::int64_t>(pred_id, "pred_id", shape),
+                                    read_column<std::int64_t>(count, "count", shape),
+                                    read_column<double>(iou, "iou", shape), true_id.shape(0)};
             const Areas truth = areas_of(true_ids, true_areas);
             const Areas pred = areas_of(pred_ids, pred_areas);
             InstanceSums sums;
@@ -92,19 +75,16 @@ void bind_overlap(py::module_& m) {
     m.def(
         "match_pairs",
         [](const py::array& true_id, const py::array& pred_id, const py::array& weight) {
-            expect<std::int64_t>(true_id, "true_id", 1, {});
-            expect<std::int64_t>(pred_id, "pred_id", 1, shape_of(true_id));
-            expect<double>(weight, "weight", 1, shape_of(true_id));
-            const auto* const truths = static_cast<const std::int64_t*>(true_id.data());
-            const auto* const preds = static_cast<const std::int64_t*>(pred_id.data());
-            const auto* const weights = static_cast<const double*>(weight.data());
+            const auto* const truths = read_column<std::int64_t>(true_id, "true_id");
+            const auto* const preds = read_column<std::int64_t>(pred_id, "pred_id", shape_of(true_id));
+            const auto* const weights = read_column<double>(weight, "weight", shape_of(true_id));
             const std::ptrdiff_t count = true_id.shape(0);
             std::vector<std::int64_t> picked;
             {
                 const py::gil_scoped_release unlock;
                 picked = match_pairs(truths, preds, weights, count);
             }
-            return to_numpy_1d(std::move(picked));
+            return flat(std::move(picked));
         },
         "true_id"_a.noconvert(), "pred_id"_a.noconvert(), "weight"_a.noconvert());
     m.def(
@@ -117,7 +97,7 @@ void bind_overlap(py::module_& m) {
                 const py::gil_scoped_release unlock;
                 partner = match_points(true_points, pred_points);
             }
-            return to_numpy_1d(std::move(partner));
+            return flat(std::move(partner));
         },
         "true"_a.noconvert(), "pred"_a.noconvert());
 }

@@ -25,6 +25,7 @@ void bind_watershed(py::module_& m) {
         "watershed",
         [](const py::array& elevation, const py::array& mask, const py::array& markers, py::array& out,
            int threads) {
+            expect_threads(threads);
             const auto dtype = elevation.dtype();
             if (dtype.equal(py::dtype::of<std::uint8_t>())) {
                 return flood<std::uint8_t>(elevation, mask, markers, out, threads);

@@ -57,6 +57,4 @@ def contours(
     """
     if style not in ("edges", "midpoints"):
         raise ValueError(f"style: expected 'edges' or 'midpoints', got {style!r}")
-    if threads < 1:
-        raise ValueError(f"threads: expected 1 or more, got {threads}")
     return Rings(*_core.contours(np.ascontiguousarray(labels), style == "midpoints", threads))

@@ -51,8 +51,6 @@ def hover_net_labels(
     Graham, Vu, Raza, Azam, Tsang, Kwak, Rajpoot: HoVer-Net: Simultaneous segmentation and classification of
     nuclei in multi-tissue histology images. Medical Image Analysis 58, 2019.
     """
-    if threads < 1:
-        raise ValueError(f"threads: expected 1 or more, got {threads}")
     probability = np.ascontiguousarray(nucleus_probability)
     labels = np.empty(probability.shape, np.int32) if out is None else out
     _core.hover_net_labels(

@@ -91,8 +91,6 @@ def overlaps(true: NDArray[np.int32], pred: NDArray[np.int32], *, threads: int =
         TypeError: a map is not int32; nothing is cast silently.
         ValueError: shapes differ, an id is negative, or ``threads`` is below 1.
     """
-    if threads < 1:
-        raise ValueError(f"threads: expected 1 or more, got {threads}")
     return Overlaps(*_core.overlaps(np.ascontiguousarray(true), np.ascontiguousarray(pred), threads))
 
 

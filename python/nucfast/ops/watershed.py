@@ -88,9 +88,7 @@ def watershed(
         TypeError: a dtype differs from the above; nothing is cast silently.
         ValueError: shapes differ, or ``markers`` holds a negative number.
     """
-    if threads < 1:
-        raise ValueError(f"threads: expected 1 or more, got {threads}")
     levels: NDArray[Any] = np.ascontiguousarray(elevation)
     labels = np.empty(levels.shape, np.int32) if out is None else out
-    _core.watershed(levels, np.ascontiguousarray(mask), np.ascontiguousarray(markers), labels, int(threads))
+    _core.watershed(levels, np.ascontiguousarray(mask), np.ascontiguousarray(markers), labels, threads)
     return labels
