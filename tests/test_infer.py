@@ -21,6 +21,7 @@ from nucfast.nuclei import FEATURES, Nuclei
 from nucfast.ops import match
 from nucfast.output import FORMATS
 from nucfast.pipeline import InferConfig, infer, run, segment
+from nucfast.pipeline.grid import Window
 from nucfast.pipeline.prepare import fingerprint
 from nucfast.pipeline.slide_run import Plan
 from nucfast.slide import SlideInput, open_slide, write_slide
@@ -164,7 +165,7 @@ def test_another_part_of_a_slide_of_several_files_is_another_slide(engine, tmp_p
     (tmp_path / "a").mkdir()
     for name in ("a.mrxs", "a/Data0001.dat"):
         (tmp_path / name).write_bytes(b"x")
-    entry, layout = SlideInput(tmp_path / "a.mrxs", "a.mrxs", None), Plan(0.5, 1.0, 9, 9, ())
+    entry, layout = SlideInput(tmp_path / "a.mrxs", "a.mrxs", None), Plan(0.5, 1.0, Window(0, 0, 9, 9), ())
     first = fingerprint(entry, InferConfig(), engine, layout)
     assert fingerprint(entry, InferConfig(), engine, layout) == first
     (tmp_path / "a/Data0001.dat").write_bytes(b"xy")

@@ -42,10 +42,10 @@ def check_decoder(bundle: Bundle) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A region's nuclei, and how many of them may be cut because they reach past the halo."""
+    """A region's nuclei, and the ids of those that may be cut because they reach past the halo."""
 
     nuclei: Nuclei
-    oversized: int
+    oversized: frozenset[int]
 
 
 def decode_region(
@@ -130,7 +130,7 @@ def decode_region(
         classes=bundle.classes,
         mpp=mpp,
     )
-    return Decoded(nuclei, _count_cut(box, window, slide))
+    return Decoded(nuclei, frozenset(nuclei.id[_cut(box, window, slide)].tolist()))
 
 
 def vote(
@@ -166,8 +166,8 @@ def _rings(
     return rings.points[np.repeat(keep, lengths)].astype(np.float64), offsets
 
 
-def _count_cut(box: NDArray[np.int64], window: Window, slide: Window) -> int:
-    """How many boxes touch an edge of the window where the slide goes on."""
+def _cut(box: NDArray[np.int64], window: Window, slide: Window) -> NDArray[np.bool_]:
+    """Which boxes touch an edge of the window where the slide goes on."""
     cut = np.zeros(box.shape[0], bool)
     if window.top > slide.top:
         cut |= box[:, 0] <= window.top
@@ -177,4 +177,4 @@ def _count_cut(box: NDArray[np.int64], window: Window, slide: Window) -> int:
         cut |= box[:, 2] >= window.bottom
     if window.right < slide.right:
         cut |= box[:, 3] >= window.right
-    return int(cut.sum())
+    return cut

@@ -39,20 +39,18 @@ class Plan:
     Attributes:
         mpp: um per level-0 pixel.
         scale: level-0 pixels per model pixel.
-        width_px, height_px: the slide in model pixels.
+        slide: the whole slide in model pixels.
         regions: all regions, in the order in which their rows are written.
     """
 
     mpp: float
     scale: float
-    width_px: int
-    height_px: int
+    slide: Window
     regions: tuple[Region, ...]
 
     def with_halo(self, region: Region, halo_px: int, bundle: Bundle) -> Region:
         """The region with another halo."""
-        whole = Window(0, 0, self.height_px, self.width_px)
-        return region.with_halo(halo_px, bundle.margin_px, bundle.stride_px, within=whole)
+        return region.with_halo(halo_px, bundle.margin_px, bundle.stride_px, within=self.slide)
 
 
 def plan(slide: Slide, bundle: Bundle, *, region_px: int) -> Plan:
@@ -71,7 +69,7 @@ def plan(slide: Slide, bundle: Bundle, *, region_px: int) -> Plan:
         margin_px=bundle.margin_px,
         stride_px=bundle.stride_px,
     )
-    return Plan(mpp, scale, width_px, height_px, tuple(grid))
+    return Plan(mpp, scale, Window(0, 0, height_px, width_px), tuple(grid))
 
 
 def run_regions(
@@ -197,8 +195,7 @@ class RegionTask:
         lengths = CPU_PARTS
         if self.engine.device != "cpu":
             lengths = GPU_PARTS
-            whole = Window(0, 0, self.layout.height_px, self.layout.width_px)
-            window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=whole)
+            window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=self.layout.slide)
         with self.stages.timed("read", window.height * window.width):
             # At the slide's end the last stride is not whole.
             height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
@@ -257,10 +254,9 @@ class RegionTask:
             sight = self.read(region)
             decoded = self._decode(region, sight, self.predict(region, sight))
         nuclei = decoded.nuclei
-        cut = self._cut(nuclei, region.decoded) if decoded.oversized else []
         if self.area is not None:
             nuclei = nuclei[self.area.contains(nuclei.x, nuclei.y)]
-        oversized = sorted(set(cut) & set(nuclei.id.tolist()))
+        oversized = sorted(decoded.oversized.intersection(nuclei.id.tolist()))
         unreadable = inside(sight.damage, region.owned, self.layout.scale)
         return replace(nuclei, meta={"oversized": oversized, "unreadable": unreadable})
 
@@ -275,18 +271,8 @@ class RegionTask:
                 self.engine.bundle,
                 scale=layout.scale,
                 mpp=layout.mpp,
-                slide=Window(0, 0, layout.height_px, layout.width_px),
+                slide=layout.slide,
             )
-
-    def _cut(self, nuclei: Nuclei, window: Window) -> list[int]:
-        """Ids of nuclei that touch an edge of the window where the slide goes on."""
-        left, top, right, bottom = np.rint(nuclei.bbox / self.layout.scale).T
-        cut = (top <= window.top) & (window.top > 0)
-        cut |= (left <= window.left) & (window.left > 0)
-        cut |= (bottom >= window.bottom) & (window.bottom < self.layout.height_px)
-        cut |= (right >= window.right) & (window.right < self.layout.width_px)
-        ids: list[int] = nuclei.id[cut].tolist()
-        return ids
 
     def _wanted(self, window: Window) -> Callable[[Window], bool] | None:
         """Whether a part of a window, given by its place in there, can hold pixels of a wanted nucleus."""
