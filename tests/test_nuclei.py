@@ -205,6 +205,8 @@ def test_a_foreign_table_is_refused():
         geometry = pa.array([wrong] * 5, pa.binary())
         with pytest.raises(OutputError, match="geometry that is not"):
             Nuclei.from_arrow(table.set_column(1, "geometry", geometry))
+    with pytest.raises(OutputError, match="table: expected one that nucfast wrote"):
+        Nuclei.from_arrow(table.set_column(5, "class", table["class"].cast(pa.string())))
 
 
 def test_pandas_and_geopandas():

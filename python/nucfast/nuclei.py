@@ -366,7 +366,8 @@ class Nuclei:
                 mpp=header["mpp"],
                 meta=header["meta"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        # Attributes and indices are missing where columns are of other types, or hold other bytes.
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise OutputError(f"table: expected one that nucfast wrote, got {_reason(error)}") from error
 
     @classmethod
