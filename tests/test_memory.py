@@ -27,6 +27,7 @@ def test_the_tightest_control_group_counts(tmp_path):
     (tmp_path / "proc/meminfo").write_text("MemTotal:       16384 kB\nMemFree: 1 kB\n")
     assert available_memory(tmp_path) == 16 * 2**20
     (tmp_path / "proc/self/cgroup").write_text("0::/job/step\n")
+    (tmp_path / "proc/self/mountinfo").write_text("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n")
     (tmp_path / "sys/fs/cgroup/job/step").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/job/step/memory.max").write_text("max\n")
     (tmp_path / "sys/fs/cgroup/job/memory.max").write_text(f"{4 * 2**20}\n")

@@ -42,16 +42,18 @@ def _quota_cpus(root: Path) -> int:
     ``root`` is "/" except in tests.
     """
     tightest = float("inf")
-    for mount, folder in _cpu_groups(root):
-        for group in (folder, *folder.parents):
-            tightest = min(tightest, _v2_quota(group), _v1_quota(group))
-            if group == mount:
-                break
+    for group in control_groups("cpu", root=root):
+        tightest = min(tightest, _v2_quota(group), _v1_quota(group))
     return math.ceil(tightest) if math.isfinite(tightest) else 1 << 30
 
 
-def _cpu_groups(root: Path) -> list[tuple[Path, Path]]:
-    """(mount point, own folder) of each hierarchy that can hold a CPU quota."""
+def control_groups(controller: str, *, root: Path = Path("/")) -> list[Path]:
+    """The folders of this process's control groups, and of all above them, that may limit what it uses.
+
+    Args:
+        controller: "cpu" or "memory"; version 2 has all of them in one hierarchy.
+        root: "/" except in tests.
+    """
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -59,26 +61,27 @@ def _cpu_groups(root: Path) -> list[tuple[Path, Path]]:
         return []
     # proc(5), cgroups(7): "hierarchy:controllers:path"; version 2 has no controllers listed.
     unified: str | None = None
-    controller: str | None = None
+    separate: str | None = None
     for line in groups:
         _, names, path = line.split(":", 2)
         if names == "":
             unified = path
-        elif "cpu" in names.split(","):
-            controller = path
-    found = []
+        elif controller in names.split(","):
+            separate = path
+    found: list[Path] = []
     for line in mounts:
         # "id parent dev root mount-point options ... - type source super-options"
         left, _, right = line.partition(" - ")
         mounted, point = left.split()[3:5]
         kind, *_, options = right.split()
-        own = {"cgroup2": unified, "cgroup": controller}.get(kind)
-        if own is None or (kind == "cgroup" and "cpu" not in options.split(",")):
+        own = {"cgroup2": unified, "cgroup": separate}.get(kind)
+        if own is None or (kind == "cgroup" and controller not in options.split(",")):
             continue
         mount = root / point.lstrip("/")
         # In a container the path may be the host's, above what is mounted: then the mount is the own group.
         folder = mount / own.removeprefix(mounted).lstrip("/")
-        found.append((mount, folder if folder.is_dir() else mount))
+        folder = folder if folder.is_dir() else mount
+        found += [group for group in (folder, *folder.parents) if group.is_relative_to(mount)]
     return found
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+from itertools import product
 from pathlib import Path
 
+from nucfast.engine.threads import control_groups
 from nucfast.errors import NucfastError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -35,28 +37,13 @@ def available_memory(root: Path = Path("/")) -> int:
     ``root`` is "/" except in tests.
     """
     limits = []
-    try:
+    with contextlib.suppress(OSError, ValueError):
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemTotal:"):
                 limits.append(int(line.split()[1]) * 1024)
-        # proc(5), cgroups(7): "hierarchy:controllers:path"; version 2 has no controllers listed.
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except (OSError, ValueError):
-        groups = []
-    for _, controllers, path in groups:
-        if controllers == "":
-            mount, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        folder = mount / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            # "max", or a group that is not mounted here, is no limit.
-            with contextlib.suppress(OSError, ValueError):
-                limits.append(int((group / name).read_text()))
-            if group == mount:
-                break
+    for group, name in product(control_groups("memory", root=root), ("memory.max", "memory.limit_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            limits.append(int((group / name).read_text()))
     return min(limits, default=8 * 2**30)
 
 
