@@ -32,7 +32,7 @@ from nucfast.engine.base import (
 from nucfast.engine.bundle import Bundle
 from nucfast.engine.cache import cache_folder, cached_folder, slot_name, usable
 from nucfast.engine.cuda import CudaDevice, cuda_device_count
-from nucfast.engine.tensorrt_engine import largest_batch
+from nucfast.engine.tensorrt_engine import engine_slot, largest_batch
 from nucfast.errors import EngineError, require
 
 GPU_INSTALL = "pip uninstall -y onnxruntime && pip install 'nucfast[gpu]'"
@@ -256,13 +256,7 @@ class OnnxRuntimeEngine:
                 "precision fp32: TensorRT in ONNX Runtime computes fp32 in TF32 on this GPU; "
                 "use precision auto, or engine onnxruntime"
             )
-        slot = {
-            "network": self.bundle.name,
-            "library": self.name,
-            "device": cuda.name,
-            "precision": self.precision,
-            "shape": f"{largest_batch(self.bundle.tile_px)}x{self.bundle.tile_px}",
-        }
+        slot = engine_slot(self.bundle, library=self.name, device=cuda.name, precision=self.precision)
         version = f"{self._runtime.__version__} with TensorRT {release}"
         timings = cache_folder() / slot_name({"for": "timings", "device": cuda.name, "release": release})
         with cached_folder(slot, network=network, version=version, folder=cache_folder()) as engines:

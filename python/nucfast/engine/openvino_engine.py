@@ -98,16 +98,16 @@ class OpenVinoEngine:
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: str, threads: int) -> None:
-        self._tensor = import_openvino().Tensor
+        openvino = import_openvino()
         if precision == "fp16":
             raise EngineError("precision fp16: OpenVINO on the CPU has fp32, bf16 and int8; use one of these")
         native_bf16 = cpu_has_bf16()
         if precision == "bf16" and not native_bf16:
             raise EngineError("precision bf16: this CPU has no bf16 instructions; use precision fp32 or auto")
-        openvino = import_openvino()
         self.bundle = bundle
         self.precision = precision
         self.threads = threads
+        self._tensor = openvino.Tensor
         core = openvino.Core()
         core.set_property("CPU", {"LOG_LEVEL": "LOG_NONE"})
         settings = {

@@ -40,6 +40,17 @@ def largest_batch(tile_px: int) -> int:
     return max(1, min(_MOST_BATCH, _MOST_PX // tile_px**2))
 
 
+def engine_slot(bundle: Bundle, *, library: str, device: str, precision: str) -> dict[str, str]:
+    """What an engine built for a bundle's tiles is for; ``device`` is the name of the GPU."""
+    return {
+        "network": bundle.name,
+        "library": library,
+        "device": device,
+        "precision": precision,
+        "shape": f"{largest_batch(bundle.tile_px)}x{bundle.tile_px}",
+    }
+
+
 def import_tensorrt(library: str) -> ModuleType:
     """Import "tensorrt" or "tensorrt-rtx".
 
@@ -83,11 +94,10 @@ def build_engine(
     # It takes the rounding of model.onnx for that to int8, which ends at 127.
     for port in map(network.get_output, range(network.num_outputs)):
         if port.dtype != runtime.DataType.UINT8:
-            place = bundle.path or bundle.name
             raise EngineError(
-                f"{place}: {library} makes {port.dtype.name.lower()} of output {port.name!r} of {file}, not "
-                f"uint8: use precision fp16, or an engine made with  nucfast export {place} --to {library} "
-                "--precision fp32 --data DATASET"
+                f"{bundle.label()}: {library} makes {port.dtype.name.lower()} of output {port.name!r} of "
+                f"{file}, not uint8: use precision fp16, or an engine made with  "
+                f"{bundle.export_command(library, 'fp32')}"
             )
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -177,16 +187,9 @@ class TensorRtEngine:
             )
         file = model_for(bundle, self.precision, engine=library)
         batch = largest_batch(bundle.tile_px)
-        slot = {
-            "network": bundle.name,
-            "library": library,
-            "device": self._cuda.name,
-            "precision": self.precision,
-            "shape": f"{batch}x{bundle.tile_px}",
-        }
         network = bundle.onnx_bytes(file)
         content = cached_engine(
-            slot,
+            engine_slot(bundle, library=library, device=self._cuda.name, precision=self.precision),
             lambda: build_engine(
                 network, bundle, library=library, tile_px=bundle.tile_px, batch=batch, file=file
             ),
