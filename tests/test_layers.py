@@ -14,7 +14,6 @@ LEVELS = [
     {"nuclei", "slide", "engine", "metrics"},
     {"output"},
     {"testing", "pipeline"},
-    {"viewer"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nucfast.errors import SlideError
-from nucfast.slide import SlideInput, files_of, find_slides, is_slide_file, open_slide
+from nucfast.slide import SlideInput, files_of, find_slides, open_slide
 
 
 def make(folder, *names):
@@ -270,12 +270,6 @@ def test_csv_that_is_no_text(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(SlideError, match=r"list.csv: cannot be read as CSV .*; save it as UTF-8"):
         find_slides([tmp_path / "list.csv"])
-
-
-def test_suffixes():
-    assert is_slide_file("a/B.SVS")
-    assert is_slide_file(Path("x.ome.tif"))
-    assert not is_slide_file("notes.txt")
 
 
 def test_each_bad_input_of_a_folder_gets_its_own_line(tmp_path):

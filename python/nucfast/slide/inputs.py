@@ -14,13 +14,6 @@ from typing import NamedTuple
 from nucfast.errors import SlideError
 from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP, number
 
-SLIDE_SUFFIXES = frozenset(
-    {
-        *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm"),
-        *(".czi", ".png", ".jpg", ".jpeg", ".bmp", ".webp"),
-    }
-)
-
 # What programs leave beside slides. Any other file in a folder is an input, so that a slide with a strange
 # suffix, or a text file there by mistake, is reported and not passed over.
 _SIDECAR_SUFFIXES = frozenset(
@@ -44,11 +37,6 @@ class SlideInput(NamedTuple):
     path: Path
     relative_name: str
     mpp: float | None
-
-
-def is_slide_file(path: str | os.PathLike[str]) -> bool:
-    """Whether the suffix is one of a slide or an image; the content is not looked at."""
-    return Path(path).suffix.lower() in SLIDE_SUFFIXES
 
 
 def find_slides(
