@@ -276,8 +276,8 @@ def pack(nuclei: Nuclei) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    body: bytes = sink.getvalue().to_pybytes()
-    return body + _TRAILER.pack(_MAGIC, len(body), zlib.crc32(body))
+    body = memoryview(sink.getvalue())
+    return b"".join((body, _TRAILER.pack(_MAGIC, len(body), zlib.crc32(body))))
 
 
 def unpack(data: bytes, name: str) -> Nuclei:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 APERIO = APERIO_YCBCR, APERIO_RGB = 33003, 33005
 
 _HEAD_BYTES = 64
-_START = b"\xff\x4f\xff\x51"  # a codestream, and its sizes
+CODESTREAM = b"\xff\x4f\xff\x51"  # its start, and its sizes
 
 
 def is_aperio_jpeg2000(page: Any) -> bool:
@@ -37,7 +37,7 @@ def decodes_here(path: Path, page: Any) -> bool:
         file.seek(first, os.SEEK_SET)
         head = file.read(_HEAD_BYTES)
     # ISO/IEC 15444-1, A.5.1: the number of components, then for each its bits - 1 and its steps in x and y.
-    return head.startswith(_START) and head[40:51] == b"\0\3" + 3 * b"\x07\1\1"
+    return head.startswith(CODESTREAM) and head[40:51] == b"\0\3" + 3 * b"\x07\1\1"
 
 
 def decode(data: bytes, compression: int) -> NDArray[np.uint8]:

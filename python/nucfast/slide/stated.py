@@ -8,12 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from nucfast.slide.jpeg2000 import APERIO
+from nucfast.slide.jpeg2000 import APERIO, CODESTREAM
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-_CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: its start, and its sizes
 _JP2 = b"\0\0\0\x0cjP  "
 _MAX_COMPONENTS = 4
 
@@ -55,7 +54,7 @@ def jpeg2000_size(data: bytes) -> Size | None:
                 return None
             at += length
         at += 8
-    if data[at : at + 4] != _CODESTREAM or at + 42 > len(data):
+    if data[at : at + 4] != CODESTREAM or at + 42 > len(data):
         return None
     # ISO/IEC 15444-1, A.5.1: the size of the reference grid, and where the image begins on it.
     right, bottom, left, top = struct.unpack_from(">IIII", data, at + 8)
