@@ -58,7 +58,6 @@ class ExportReport:
         exporter: "dynamo" or "torchscript".
         fallback_reason: why "auto" did not use "dynamo"; None if it did, or if nothing fell back.
         opset: the ONNX operator set.
-        file_bytes: the size of "model.onnx".
         differences: engine by engine, output by output, against PyTorch in fp32.
     """
 
@@ -66,7 +65,6 @@ class ExportReport:
     exporter: str
     fallback_reason: str | None
     opset: int
-    file_bytes: int
     differences: tuple[Difference, ...]
 
 
@@ -126,7 +124,7 @@ def export_bundle(
     finally:
         network.to(was_on)
     written = write_bundle(directory, bundle, {MODEL: content}, overwrite=overwrite)
-    return ExportReport(written, used, reason, OPSET, len(content), tuple(differences))
+    return ExportReport(written, used, reason, OPSET, tuple(differences))
 
 
 def _to_onnx(

@@ -13,7 +13,7 @@ VECTOR_CHANNELS = 16
 LEVEL = np.float32(1 / 255)
 
 
-class _Graph:
+class Graph:
     """The nodes of a graph with who makes and who uses each tensor; rebuilt after every edit."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -22,6 +22,7 @@ class _Graph:
         self.index()
 
     def index(self) -> None:
+        """Look at the graph again, after an edit by other means than ``replace`` and ``constant``."""
         self.users: dict[str, list[NodeProto]] = defaultdict(list)
         self.maker: dict[str, NodeProto] = {}
         for node in self.graph.node:
@@ -43,6 +44,7 @@ class _Graph:
         return users[0]
 
     def replace(self, old: list[NodeProto], new: list[NodeProto]) -> None:
+        """Put nodes in the place of the first of others."""
         place = min(list(self.graph.node).index(node) for node in old)
         for node in old:
             self.graph.node.remove(node)
@@ -51,12 +53,14 @@ class _Graph:
         self.index()
 
     def constant(self, name: str, value: np.ndarray) -> str:
+        """Store a constant, unless there is one of this name; its name."""
         if name not in self.constants:
             self.graph.initializer.append(numpy_helper.from_array(value, name))
             self.constants[name] = value
         return name
 
     def quantize(self, source: str, target: str) -> NodeProto:
+        """A node that writes probabilities as bytes; it is not yet in the graph."""
         scale = self.constant("nucfast.level", np.asarray(LEVEL))
         zero = self.constant("nucfast.zero", np.asarray(np.uint8(0)))
         return helper.make_node("QuantizeLinear", [source, scale, zero], [target], name=f"{target}.levels")
@@ -69,7 +73,7 @@ def fuse_rounding(model: onnx.ModelProto) -> None:
     Where pixels are shuffled out of the channels of a convolution, the sigmoid comes before the shuffle, and
     the channels are filled up with zeros.
     """
-    graph = _Graph(model)
+    graph = Graph(model)
     for node in list(model.graph.node):
         if node.op_type in {"Sigmoid", "Softmax"}:
             _fuse_levels(graph, node)
@@ -87,7 +91,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
         model.graph.initializer.remove(tensor)
 
 
-def _fuse_levels(graph: _Graph, activation: NodeProto) -> None:
+def _fuse_levels(graph: Graph, activation: NodeProto) -> None:
     times = graph.next(activation, "Mul")
     if times is None or not any(
         np.all(graph.constants.get(name, np.zeros(1)) == 255) for name in times.input
@@ -109,7 +113,7 @@ def _fuse_levels(graph: _Graph, activation: NodeProto) -> None:
     graph.replace(old, [graph.quantize(activation.output[0], levels), moved])
 
 
-def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
+def _shuffle_bytes(graph: Graph, shuffle: NodeProto) -> None:
     """From conv, DepthToSpace, slices, Sigmoid, levels: Sigmoid and levels first, then shuffle each slice."""
     attributes = {item.name: helper.get_attribute_value(item) for item in shuffle.attribute}
     block = attributes["blocksize"] ** 2
@@ -143,7 +147,7 @@ def _shuffle_bytes(graph: _Graph, shuffle: NodeProto) -> None:
     graph.replace([shuffle, *(node for part, _, s, levels in parts for node in (part, s, levels))], new)
 
 
-def _can_grow(graph: _Graph, conv: NodeProto) -> bool:
+def _can_grow(graph: Graph, conv: NodeProto) -> bool:
     """Whether nobody else uses the convolution's output, weights or bias."""
     parameters = list(conv.input[1:])
     return (
@@ -153,7 +157,7 @@ def _can_grow(graph: _Graph, conv: NodeProto) -> bool:
     )
 
 
-def _fill_vectors(graph: _Graph, conv: NodeProto) -> None:
+def _fill_vectors(graph: Graph, conv: NodeProto) -> None:
     """Add channels of zeros, up to a multiple of what the runtimes compute at once."""
     for tensor in graph.graph.initializer:
         if tensor.name in conv.input[1:]:
@@ -163,7 +167,7 @@ def _fill_vectors(graph: _Graph, conv: NodeProto) -> None:
     graph.index()
 
 
-def _channel_slice(graph: _Graph, node: NodeProto) -> tuple[int, int] | None:
+def _channel_slice(graph: Graph, node: NodeProto) -> tuple[int, int] | None:
     if node.op_type != "Slice" or len(node.input) < 4:
         return None
     values = [graph.constants.get(name) for name in node.input[1:]]
@@ -175,7 +179,7 @@ def _channel_slice(graph: _Graph, node: NodeProto) -> tuple[int, int] | None:
 
 def plain_outputs(model: onnx.ModelProto) -> None:
     """Undo ``fuse_rounding`` for TensorRT, in place: bytes exist at the graph's inputs and outputs only."""
-    graph = _Graph(model)
+    graph = Graph(model)
     for node in list(model.graph.node):
         if node.op_type == "QuantizeLinear" and node.input[1] == "nucfast.level":
             name = node.output[0]
@@ -214,7 +218,7 @@ def share_weights(half: onnx.ModelProto, source: onnx.ModelProto) -> None:
 
 def store_weights_as_fp32(model: onnx.ModelProto) -> None:
     """Undo ``store_weights_as_fp16`` in place: quantisers look for weights, not for casts of them."""
-    graph = _Graph(model)
+    graph = Graph(model)
     for node in list(model.graph.node):
         if node.op_type == "Cast" and node.input[0] in graph.constants:
             half = node.input[0]

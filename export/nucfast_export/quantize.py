@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from nucfast.errors import require
-from nucfast_export.graph import _Graph, plain_outputs, store_weights_as_fp32
+from nucfast_export.graph import Graph, plain_outputs, store_weights_as_fp32
 
-# Relu belongs to them: without it, its input is quantised as well, and OpenVINO fuses nothing.
 _MAX_PAIR = 128  # 255 * 128 fits into 16 bits
 
+# Relu belongs to them: without it, its input is quantised as well, and OpenVINO fuses nothing.
 OPERATORS = ("Conv", "Relu", "Add", "Resize")
 
 
@@ -112,9 +112,9 @@ def _refit(model: onnx.ModelProto, plain: onnx.ModelProto, means: Mapping[str, N
         plain: the network in fp32.
         means: (channels,) of each convolution's input, by the node's name.
     """
-    graph = _Graph(model)
+    graph = Graph(model)
     values = {tensor.name: tensor for tensor in model.graph.initializer}
-    exact = _Graph(plain).constants
+    exact = Graph(plain).constants
     column = (-1, 1, 1, 1)  # of output channels
 
     def store(name: str, value: NDArray[Any]) -> None:
@@ -180,7 +180,7 @@ def largest_pair(levels: NDArray[np.int8]) -> NDArray[np.int32]:
 
 def _keep_logits(model: onnx.ModelProto) -> None:
     """Take the quantisation off what the last convolutions give: eight bits of logit are too few."""
-    graph = _Graph(model)
+    graph = Graph(model)
     for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
         ahead = [user for user in graph.users[conv.output[0]] if user.op_type == "QuantizeLinear"]
         for levels in ahead:
@@ -197,7 +197,7 @@ def _keep_logits(model: onnx.ModelProto) -> None:
             graph.index()
 
 
-def _leads_to_probability(graph: _Graph, node: NodeProto) -> bool:
+def _leads_to_probability(graph: Graph, node: NodeProto) -> bool:
     """Whether all that follows a node moves values about until a sigmoid or softmax takes them."""
     return all(
         user.op_type in {"Sigmoid", "Softmax"}

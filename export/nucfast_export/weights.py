@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 MIN_ELEMENTS = 1024
 
 
-def store_weights_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store large float32 initialisers as float16, each followed by a Cast to float32.
+def store_weights_as_fp16(model: onnx.ModelProto) -> None:
+    """Store large float32 initialisers as float16, each followed by a Cast to float32, in place.
 
     Engines fold the casts when they load the model, so it runs at the same speed and with the same
-    arithmetic; only the weights are rounded, to 11 bits. Works in place.
+    arithmetic; only the weights are rounded, to 11 bits.
 
     Raises:
         ValueError: a weight is beyond the range of float16.
@@ -41,4 +41,3 @@ def store_weights_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.initializer.extend(stored)
     graph.node.extend([*casts, *nodes])
-    return model
