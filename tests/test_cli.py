@@ -15,8 +15,10 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
+from nucfast.cli import group
 from nucfast.cli.infer import command as infer_command
 from nucfast.engine import list_bundles
+from nucfast.errors import SlideError
 from nucfast.slide import write_slide
 from nucfast.testing import synthetic_slide
 
@@ -216,6 +218,16 @@ def test_evaluate_confirms_the_accuracy_that_the_bundle_claims(data_dir, tmp_pat
     ]
     assert set(keys) <= set(scores)
     assert set(scores["per_class"]) == {"epithelial", "inflammatory", "spindle", "other"}
+
+
+@pytest.mark.parametrize("command", ["info", "evaluate"])
+@pytest.mark.parametrize("mpp", ["-1", "0", "nan", "250"])
+def test_a_resolution_that_is_none_is_refused(command, mpp):
+    done = CliRunner().invoke(group, [command, "x", "--mpp", mpp], standalone_mode=False)
+    assert isinstance(done.exception, SlideError)
+    assert f"mpp: expected um per pixel, 0.05 to 20 (0.25 for 40x, 0.5 for 20x), got {mpp}" in str(
+        done.exception
+    )
 
 
 def test_evaluate_names_what_is_wrong_with_a_data_set(tmp_path):

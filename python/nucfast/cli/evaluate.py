@@ -11,6 +11,7 @@ import click
 from nucfast.cli.options import network_options
 from nucfast.engine import create_engine, load_bundle
 from nucfast.pipeline import evaluate_dataset
+from nucfast.slide.mpp import check_option
 
 
 @click.command("evaluate")
@@ -39,6 +40,7 @@ def command(
     json_path: Path | None,
 ) -> None:
     """Score a model on DATASET: a folder with manifest.csv, images/, labels/ and maybe types/."""
+    check_option(mpp)
     wanted = dict(item.partition("=")[::2] for item in where)
     runner = create_engine(load_bundle(model), engine=engine, device=device, precision=precision)
     click.echo(f"{model} on {runner.description}", err=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from nucfast.slide import open_slide
+from nucfast.slide.mpp import check_option
 
 
 @click.command("info")
@@ -18,6 +19,7 @@ from nucfast.slide import open_slide
 )
 def command(slide: Path, mpp: float | None, as_json: bool) -> None:
     """Tell what SLIDE is: its size, its resolution and where that comes from, its levels."""
+    check_option(mpp)
     with open_slide(slide, mpp=mpp) as opened:
         width, height = opened.dimensions
         um = opened.require_mpp()

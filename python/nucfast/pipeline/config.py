@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nucfast.errors import NucfastError
-from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP
+from nucfast.slide.mpp import check_option
 
 FORMATS = ("geoparquet", "geojson.gz")
 
@@ -78,5 +78,4 @@ class InferConfig:
                 "overwrite: not with shard, whose tasks start at different times; "
                 "delete the old results, or name another -o"
             )
-        if self.mpp is not None and not MIN_MPP <= self.mpp <= MAX_MPP:
-            raise NucfastError(f"mpp: {EXPECTED}, got {self.mpp}")
+        check_option(self.mpp)

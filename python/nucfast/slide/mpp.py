@@ -84,6 +84,12 @@ def check_flag(mpp: float | None) -> None:
         raise ValueError(f"mpp: expected a positive number of um per pixel, got {mpp}")
 
 
+def check_option(mpp: float | None) -> None:
+    """Raise SlideError unless what a user gave is None or the resolution of a microscope."""
+    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
+        raise SlideError(f"mpp: {EXPECTED}, got {mpp:g}")
+
+
 def resolve_mpp(
     name: str | os.PathLike[str],
     *,
