@@ -423,7 +423,7 @@ def test_bad_sets_are_named(data, tmp_path):
         (no_nucleus, "labels/train.png: holds no nucleus"),
         (
             other_size,
-            r"labels/train.png: expected ids of shape \(160, 200\) as train.png has, got \(160, 201\)",
+            r"labels/train.png: expected ids of shape \(160, 200\) as the image has, got \(160, 201\)",
         ),
         (strange_class, r"types/train.png: class id 9 is not in the recipe's classes.raw \(1, 2, 3, 4\)"),
         (sixteen_bits, r"images/train.png: expected 8 bits per channel, got 'I;16': scale it"),

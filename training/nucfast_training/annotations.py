@@ -61,7 +61,7 @@ def read_annotations(
         if annotation.name.endswith(ENDINGS):
             labels, kinds = read_geojson(annotation, image.shape[:2], entry, recipe)
         else:
-            labels = _numbered(read_labels(annotation, image.shape[:2], path), annotation)
+            labels = _numbered(read_labels(annotation, image.shape[:2]), annotation)
             types = folder / "types" / f"{path.stem}.png"
             kinds = np.zeros(labels.shape, np.uint8)
             if types.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nucfast.errors import DatasetError
+from nucfast.pipeline.evaluate import read_ids, read_manifest, row_mpp
 from nucfast_training.recipe import Recipe, SetSettings
 from nucfast_training.targets import TARGETS
 
@@ -76,14 +76,11 @@ def read_set(
     The manifest has the columns id and split, and maybe image (else ``images/<id>.*``), mpp and modality.
     Where neither it nor the recipe states the mpp, it is guessed from the size of the nuclei.
     """
-    manifest = folder / "manifest.csv"
-    try:
-        with manifest.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise DatasetError(f"{manifest}: cannot be read ({error.strerror}); a set needs it") from error
+    rows = read_manifest(folder)
     if rows and not {"id", "split"} <= set(rows[0]):
-        raise DatasetError(f"{manifest}: expected the columns id and split, got {sorted(rows[0])}")
+        raise DatasetError(
+            f"{folder / 'manifest.csv'}: expected the columns id and split, got {sorted(rows[0])}"
+        )
     rows = [
         row
         for row in rows
@@ -94,23 +91,11 @@ def read_set(
         path = folder / row["image"] if row.get("image") else find_image(folder / "images" / row["id"])
         types = folder / "types" / f"{row['id']}.png"
         image = read_image(path)
-        labels = read_labels(folder / "labels" / f"{row['id']}.png", image.shape[:2], path)
+        labels = read_labels(folder / "labels" / f"{row['id']}.png", image.shape[:2])
         kinds = read_kinds(types, recipe, labels) if types.exists() else np.zeros(labels.shape, np.uint8)
-        mpp = _mpp(row, manifest) or entry.mpp or guess_mpp(labels)
+        mpp = row_mpp(folder, row) or entry.mpp or guess_mpp(labels)
         samples.append(make_sample(f"{folder.name}/{row['id']}", image, labels, kinds, mpp, recipe, cache))
     return samples
-
-
-def _mpp(row: Mapping[str, str], manifest: Path) -> float:
-    """What the manifest states; 0: nothing."""
-    text = row.get("mpp") or "0"
-    try:
-        mpp = float(text)
-    except ValueError:
-        mpp = -1.0
-    if not 0.0 <= mpp < np.inf:
-        raise DatasetError(f"{manifest}: {row['id']}: expected um per pixel or nothing as mpp, got {text!r}")
-    return mpp
 
 
 def make_sample(
@@ -150,25 +135,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                     f"{path}: expected 8 bits per channel, got {image.mode!r}: scale it to 0..255 first"
                 )
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises for damaged files
         raise DatasetError(f"{path}: cannot be read as an image ({error})") from error
 
 
-def read_labels(path: Path, shape: tuple[int, ...], image_path: Path) -> NDArray[np.int32]:
+def read_labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int32]:
     """Instance ids, (H, W) int32; gaps between ids are allowed."""
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except OSError as error:
-        raise DatasetError(f"{path}: expected an image of instance ids, got {error}") from error
-    if labels.shape != tuple(shape):
-        raise DatasetError(
-            f"{path}: expected ids of shape {tuple(shape)} as {image_path.name} has, got {labels.shape}"
-        )
+    labels = read_ids(path, shape)
     if not labels.any():
-        raise DatasetError(
-            f"{path}: holds no nucleus; annotate some, or leave {image_path.name} out of the set"
-        )
+        raise DatasetError(f"{path}: holds no nucleus; annotate some, or leave the image out of the set")
     return labels.astype(np.int32)
 
 
@@ -176,13 +151,7 @@ def read_kinds(
     path: Path, recipe: Recipe, labels: NDArray[np.int32], *, raw_ids: bool = True
 ) -> NDArray[np.uint8]:
     """Class ids of the recipe, (H, W) uint8, from an image of them or of raw ids."""
-    try:
-        with Image.open(path) as image:
-            raw = np.asarray(image)
-    except OSError as error:
-        raise DatasetError(f"{path}: expected an image of class ids, got {error}") from error
-    if raw.shape != labels.shape:
-        raise DatasetError(f"{path}: expected class ids of shape {labels.shape}, got {raw.shape}")
+    raw = read_ids(path, labels.shape)
     if recipe.classes is None:
         return np.zeros(labels.shape, np.uint8)
     if raw_ids:

@@ -15,6 +15,8 @@ from nucfast.errors import DatasetError
 from nucfast.metrics import Scores, evaluate
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.in_memory import segment
+from nucfast.slide import open_slide
+from nucfast.slide.mpp import number
 
 
 def evaluate_dataset(
@@ -38,24 +40,28 @@ def evaluate_dataset(
         engine: the model on its engine.
         split: rows of the manifest to use.
         mpp: um per pixel for images whose row states none.
-        where: further columns of the manifest and the value each must have, such as ``{"modality":
-        "tissue"}``.
+        where: further columns of the manifest and the value each must have, such as
+            ``{"modality": "tissue"}``.
         on_image: called with each image's id and nuclei.
 
     Raises:
-        DatasetError: a file is missing, unreadable or of the wrong size, or the split is empty.
+        DatasetError: a file of the data set but an image is missing or unreadable, ids are of another size
+            than their image, classes are unknown to the model, or the split is empty.
+        SlideError: an image cannot be read.
     """
     root, bundle = Path(folder), engine.bundle
     truth, found, true_types, found_types = [], [], [], []
     for row in dataset_rows(root, split, where or {}):
-        labels = _read_png(root / "labels" / f"{row['id']}.png").astype(np.int32)
-        nuclei = segment(root / row["image"], mpp=row_mpp(root, row) or mpp or bundle.mpp, engine=engine)
+        with open_slide(root / row["image"], mpp=row_mpp(root, row) or mpp or bundle.mpp) as image:
+            width, height = image.dimensions
+            labels = read_ids(root / "labels" / f"{row['id']}.png", (height, width)).astype(np.int32)
+            types = root / "types" / f"{row['id']}.png"
+            if types.exists():
+                true_types.append(_map_types(read_ids(types, labels.shape), bundle, types))
+            nuclei = segment(image, engine=engine)
         on_image(row["id"], nuclei)
-        types = root / "types" / f"{row['id']}.png"
-        if types.exists():
-            true_types.append(_map_types(_read_png(types), bundle, types))
-            found_types.append(np.concatenate([[0], nuclei.class_id]).astype(np.uint8))
         truth.append(labels)
+        found_types.append(np.concatenate([[0], nuclei.class_id]).astype(np.uint8))
         found.append(nuclei.to_labels(labels.shape))
     typed = len(true_types) == len(truth) and bundle.class_scheme is not None
     return evaluate(
@@ -69,16 +75,11 @@ def evaluate_dataset(
 
 def dataset_rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str, str]]:
     """The rows of a manifest in one split and with these values; DatasetError if there are none."""
-    manifest = root / "manifest.csv"
-    try:
-        with manifest.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise DatasetError(f"{manifest}: cannot be read ({error.strerror}); a data set needs it") from error
+    manifest, rows = root / "manifest.csv", read_manifest(root)
     columns = set(rows[0]) if rows else set()
-    missing = {"id", "split", "image", *where} - columns
-    if missing:
-        raise DatasetError(f"{manifest}: expected the columns id, split, image, got {sorted(columns)}")
+    needed = ["id", "split", "image", *where]
+    if not columns.issuperset(needed):
+        raise DatasetError(f"{manifest}: expected the columns {', '.join(needed)}, got {sorted(columns)}")
     wanted = [row for row in rows if row["split"] == split and all(row[k] == v for k, v in where.items())]
     if not wanted:
         raise DatasetError(
@@ -87,39 +88,61 @@ def dataset_rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str
     return wanted
 
 
-def row_mpp(root: Path, row: dict[str, str]) -> float | None:
-    """um per pixel of a row's image; None if the row does not say."""
-    text = row.get("mpp") or ""
+def read_manifest(root: Path) -> list[dict[str, str]]:
+    """All rows of a data set's ``manifest.csv``; DatasetError if it cannot be read."""
+    manifest = root / "manifest.csv"
     try:
-        return float(text) if text else None
-    except ValueError as error:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DatasetError(
-            f"{root / 'manifest.csv'}: mpp of {row['id']}: expected a number, got {text!r}"
+            f"{manifest}: cannot be read ({reason}); a data set needs it, as CSV in UTF-8"
         ) from error
 
 
-def _read_png(path: Path) -> NDArray[Any]:
+def row_mpp(root: Path, row: dict[str, str]) -> float | None:
+    """um per pixel of a row's image; None if the row does not say."""
+    text = row.get("mpp") or ""
+    mpp = number(text)
+    if text and not (mpp is not None and mpp > 0):
+        raise DatasetError(
+            f"{root / 'manifest.csv'}: {row['id']}: expected um per pixel or nothing as mpp, got {text!r}"
+        )
+    return mpp
+
+
+def read_ids(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An image of instance or class ids, (H, W).
+
+    Args:
+        path: the file.
+        shape: of the image that it belongs to.
+
+    Raises:
+        DatasetError: it cannot be read, or has another shape.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image)
-    except OSError as error:
+            ids = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises for damaged files
         raise DatasetError(f"{path}: expected an image of ids, got {error}") from error
+    if ids.shape != shape:
+        raise DatasetError(f"{path}: expected ids of shape {shape} as the image has, got {ids.shape}")
+    return ids
 
 
 def _map_types(raw: NDArray[Any], bundle: Bundle, path: Path) -> NDArray[np.uint8]:
+    mapped = np.zeros(raw.shape, np.uint8)
     if bundle.class_scheme is None:
-        return np.zeros(raw.shape, np.uint8)
-    table = np.zeros(256, np.uint8)
-    known = np.zeros(256, bool)
-    known[0] = True
-    for key, value in bundle.class_scheme.raw.items():
-        table[key], known[key] = value, True
-    strange = np.unique(raw[~known[raw]])
+        return mapped
+    strange = np.setdiff1d(raw, [0, *bundle.class_scheme.raw])
     if strange.size:
         raise DatasetError(
             f"{path}: class ids {strange.tolist()} are not in the model's scheme {bundle.class_scheme.name!r}"
         )
-    mapped: NDArray[np.uint8] = table[raw]
+    for key, value in bundle.class_scheme.raw.items():
+        mapped[raw == key] = value
     return mapped
