@@ -20,7 +20,7 @@ from nucfast_export.export import ExportError, ExportReport, export_bundle
 from nucfast_export.flips import FlipMean
 from nucfast_export.semantic import NucleusAndClass
 from nucfast_training.networks import build_network
-from nucfast_training.start import fold_norms, load_from_bundle
+from nucfast_training.start import WEIGHTS_FILE, fold_norms, load_from_bundle
 
 CONVENTION = (
     "PQ (IoU > 0.5), AJI (Kumar 2017), Dice, AP per image at its own resolution, averaged; mPQ pooled"
@@ -97,7 +97,7 @@ def load_run(
     Raises:
         ExportError: the weights cannot be read or are those of another network, or it cannot be exported.
     """
-    path = run / "weights.safetensors"
+    path = run / WEIGHTS_FILE
     weights, metadata = _stored(path)
     if "recipe" not in metadata:
         raise ExportError(f"{path}: holds no recipe, so it is not from a run of  nucfast train")
@@ -124,7 +124,7 @@ def data_of_run(run: Path) -> Path | None:
     Raises:
         ExportError: the weights cannot be read.
     """
-    _, metadata = _stored(run / "weights.safetensors")
+    _, metadata = _stored(run / WEIGHTS_FILE)
     data = Path(metadata["data"]) if "data" in metadata else None
     return data if data is not None and data.is_dir() else None
 

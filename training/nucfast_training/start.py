@@ -22,6 +22,9 @@ from nucfast_training.networks import Ensemble, build_network
 from nucfast_training.networks.fast_unet import Residual
 from nucfast_training.recipe import Recipe
 
+WEIGHTS_FILE = "weights.safetensors"
+"""In a run's folder: the weights that it keeps, with the recipe in their header."""
+
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -274,7 +277,7 @@ def _with_finer_level(small: dict[str, Tensor], state: dict[str, Tensor]) -> dic
 
 def _stored(source: str | Path, setting: str) -> dict[str, Tensor]:
     """The weights of a run's folder or of a bundle."""
-    if (Path(source) / "weights.safetensors").exists():
+    if (Path(source) / WEIGHTS_FILE).exists():
         return _weights(Path(source), setting)
     try:
         bundle = load_bundle(source)
@@ -293,7 +296,7 @@ def _shares(outputs: int, copy_of: Tensor) -> Tensor:
 
 
 def _weights(run: Path, setting: str) -> dict[str, Tensor]:
-    path = run / "weights.safetensors"
+    path = run / WEIGHTS_FILE
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

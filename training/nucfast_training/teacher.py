@@ -18,6 +18,7 @@ from nucfast.pipeline.slide_run import RegionTask, plan
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import open_slide
 from nucfast_training.data import Sample
+from nucfast_training.start import WEIGHTS_FILE
 from nucfast_training.targets import TARGETS, UNCLASSIFIED
 
 _WHOLE_PX = 1 << 20  # one region, whatever the image's size
@@ -62,7 +63,7 @@ def _engine(bundle: str, device: str) -> tuple[Engine, str]:
     from nucfast_export.run import load_bundle_network, load_run
     from nucfast_export.torch_engine import TorchEngine
 
-    weights = Path(bundle) / "weights.safetensors"
+    weights = Path(bundle) / WEIGHTS_FILE
     if weights.exists():
         network, described = load_run(Path(bundle))
         identity = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -44,7 +44,7 @@ from nucfast_training.optimisers import OPTIMISERS, pack, unpack
 from nucfast_training.patches import Patches
 from nucfast_training.pictures import draw_learning_curve, draw_predictions
 from nucfast_training.recipe import Recipe
-from nucfast_training.start import calibrate_norms, load_start
+from nucfast_training.start import WEIGHTS_FILE, calibrate_norms, load_start
 from nucfast_training.targets import TARGETS
 from nucfast_training.teacher import soften
 
@@ -172,7 +172,7 @@ class _Run:
     ) -> None:
         self.recipe, self.out, self.device, self.on_event = recipe, out, device, on_event
         self.bf16 = _uses_bf16(recipe.optimiser.precision, device)
-        self.checkpoint, self.weights = out / "last.safetensors", out / "weights.safetensors"
+        self.checkpoint, self.weights = out / "last.safetensors", out / WEIGHTS_FILE
         torch.backends.cudnn.benchmark = True  # batches are all of one shape
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.table)

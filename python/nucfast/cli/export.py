@@ -15,7 +15,6 @@ from nucfast.engine.bundle import MANIFEST, MODEL
 from nucfast.errors import NucfastError, require
 
 FORMATS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
-WEIGHTS = "weights.safetensors"
 ONNX_FP32 = ("onnx", "fp32")  # what every bundle has
 SCORES = ("pq", "aji")
 
@@ -94,10 +93,11 @@ def command(
     require("onnxruntime", extra="cpu", purpose="nucfast export")
     from nucfast_export.run import data_of_run
     from nucfast_training.recipe import load_recipe
+    from nucfast_training.start import WEIGHTS_FILE
 
     path = Path(source)
-    run = path.parent if path.name == WEIGHTS else path
-    of_run = (run / WEIGHTS).is_file() and not (run / MANIFEST).is_file()
+    run = path.parent if path.name == WEIGHTS_FILE else path
+    of_run = (run / WEIGHTS_FILE).is_file() and not (run / MANIFEST).is_file()
     bundle = None if of_run else load_bundle(source, without=(format, precision))
     if bundle is None and output is None:
         raise NucfastError(f"{source}: say where the bundle goes, with -o FOLDER")
