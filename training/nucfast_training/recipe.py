@@ -8,6 +8,7 @@ Unknown settings are refused, so that a misspelt one cannot be ignored.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -376,6 +377,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         names = {float: "a number", int: "an integer", str: "a string", list: "a list", dict: "a table"}
         raise RecipeError(f"{where}: expected {names.get(plain, plain)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: expected a finite number, got {value}")
     return value
 
 
@@ -386,6 +389,11 @@ def _join(where: str, key: str) -> str:
 def _one_of(where: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise RecipeError(f"{where}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _numbers(where: str, settings: Any) -> list[tuple[str, float]]:
+    values = ((f"{where}.{entry.name}", getattr(settings, entry.name)) for entry in fields(settings))
+    return [(name, value) for name, value in values if isinstance(value, int | float)]
 
 
 def _check(recipe: Recipe) -> None:
@@ -401,9 +409,21 @@ def _check(recipe: Recipe) -> None:
         ("patches.size_px", patches.size_px),
         ("patches.batch", patches.batch),
         ("optimiser.learning_rate", optimiser.learning_rate),
+        ("validation.every_steps", recipe.validation.every_steps),
+        ("validation.patches", recipe.validation.patches),
     ):
         if not number > 0:
             raise RecipeError(f"{where}: expected a number above 0, got {number}")
+    for where, number in (
+        ("seed", recipe.seed),
+        ("freeze.until_epoch", recipe.freeze.until_epoch),
+        *_numbers("patches", patches),
+        *_numbers("optimiser", optimiser),
+        *_numbers("validation", recipe.validation),
+        *(pair for i, entry in enumerate(recipe.sets) for pair in _numbers(f"sets.{i}", entry)),
+    ):
+        if number < 0:
+            raise RecipeError(f"{where}: expected a number from 0 on, got {number}")
     if not 0.0 <= recipe.teacher.share <= 1.0:
         raise RecipeError(f"teacher.share: expected 0 to 1, got {recipe.teacher.share}")
     _one_of("patches.sampling", patches.sampling, SAMPLINGS)
@@ -425,8 +445,8 @@ def _check(recipe: Recipe) -> None:
             _one_of(f"loss.{head}.{term}", term, LOSSES)
     for i, entry in enumerate(recipe.sets):
         _one_of(f"sets.{i}.layout", entry.layout, LAYOUTS)
-    if not recipe.sets:
-        raise RecipeError("sets: expected at least one")
+    if not any(entry.weight for entry in recipe.sets):
+        raise RecipeError("sets: expected at least one with a weight above 0")
     classes = recipe.classes
     if classes is None:
         if {"class", "semantic"} & set(recipe.loss):
