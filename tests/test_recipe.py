@@ -48,7 +48,16 @@ def test_shipped_recipes_are_whole(name):
 
 
 def test_changes(path):
-    changed = load_recipe(path, ["optimiser.learning_rate=1e-4", "sets.0.weight=2", "optimiser.kind=sgd"])
+    changed = load_recipe(
+        path,
+        [
+            "optimiser.learning_rate=1e-4",
+            "sets.0.weight=2",
+            "optimiser.kind=sgd",
+            "loss.nucleus={ bce = 1,\n  dice = 2 }",
+        ],
+    )
+    assert changed.loss == {"nucleus": {"bce": 1.0, "dice": 2.0}}
     assert changed.optimiser.learning_rate == 1e-4
     assert changed.optimiser.kind == "sgd"
     assert changed.sets[0].weight == 2.0

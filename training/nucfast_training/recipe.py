@@ -315,7 +315,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        # A shell's quotes may hold several lines, which TOML does not allow in an inline table.
+        return tomllib.loads(f"value = {' '.join(text.splitlines())}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a word needs no quotes on the command line
 
