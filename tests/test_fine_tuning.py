@@ -152,6 +152,11 @@ def test_geojson_as_qupath_writes_it(recipe, tmp_path):
         ),
         ([feature([[0, 0], [1, 1]])], "at least three finite points, got 2"),
         ([feature([1, 2, 3])], "expected rings of"),
+        ([feature([[1], [2], [3]])], "expected rings of"),
+        ([feature([[10**400, 2], [2, 3], [3, 4]])], "expected rings of"),
+        ([{"geometry": {"type": "MultiPolygon", "coordinates": 5}}], "expected rings of"),
+        ("[" * 100_000, "cannot be read as GeoJSON"),
+        (gzip.compress(b"[1]")[:10] + b"\xff\xff", "cannot be read as GeoJSON"),
         (
             [feature(square(900, 3))],
             r"reaches from \(900, 3\) to \(904, 7\), but the image is 64 x 32 pixels",
@@ -168,9 +173,11 @@ def test_geojson_as_qupath_writes_it(recipe, tmp_path):
     ],
 )
 def test_wrong_annotations_are_named(recipe, tmp_path, content, message):
-    path = tmp_path / "case.geojson"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(DatasetError, match=rf"case.geojson: .*{message}"):
+    packed = isinstance(content, bytes)
+    path = tmp_path / ("case.geojson.gz" if packed else "case.geojson")
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DatasetError, match=rf"{path.name}: .*{message}"):
         read_geojson(path, (32, 64), recipe.sets[0], recipe)
 
 

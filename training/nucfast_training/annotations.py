@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def read_geojson(
     try:
         content = path.read_bytes()
         data = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise DatasetError(f"{path}: cannot be read as GeoJSON ({error})") from error
     features = data.get("features", [data]) if isinstance(data, dict) else data
     if not isinstance(features, list):
@@ -143,18 +144,16 @@ def read_geojson(
 
 def _outlines(geometry: dict[str, Any], where: str) -> list[NDArray[np.float64]]:
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-    if kind not in {"Polygon", "MultiPolygon"}:
+    if kind not in ("Polygon", "MultiPolygon"):
         raise DatasetError(f"{where}: expected a Polygon or MultiPolygon, got {kind!r}")
     polygons = coordinates if kind == "MultiPolygon" else [coordinates]
-    outlines = []
-    for polygon in polygons or []:
-        try:
-            ring = np.asarray(polygon[0], np.float64)[:, :2]
-        except (TypeError, ValueError, IndexError, KeyError) as error:
-            raise DatasetError(f"{where}: expected rings of [x, y] points ({error})") from error
+    try:
+        outlines = [np.asarray(polygon[0], np.float64)[:, [0, 1]] for polygon in polygons or []]
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+        raise DatasetError(f"{where}: expected rings of [x, y] points ({error})") from error
+    for ring in outlines:
         if len(ring) < 3 or not np.isfinite(ring).all():
             raise DatasetError(f"{where}: expected at least three finite points, got {len(ring)}")
-        outlines.append(ring)
     return outlines
 
 
