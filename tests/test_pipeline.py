@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from PIL import Image
 
-from nucfast.engine import Bundle, DecoderSpec, OutputSpec
-from nucfast.errors import BundleError, SlideError
+from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
+from nucfast.errors import BundleError, DatasetError, SlideError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform, label
-from nucfast.pipeline import segment
+from nucfast.pipeline import evaluate_dataset, segment
 from nucfast.pipeline.cover import GPU_PARTS, cover
 from nucfast.pipeline.grid import Window, regions
 from nucfast.pipeline.maps import predict_maps
@@ -398,3 +399,41 @@ def test_components_are_not_split_and_need_no_distance():
     assert_same(run(image, bundle, region_px=150), found)
     with pytest.raises(BundleError, match="decoder 'climb' needs the outputs"):
         segment(image, engine=KnownMaps(replace(bundle, decoder=make_bundle().decoder)))
+
+
+def test_a_data_set_is_compared_whole_or_refused(tmp_path):
+    engine = KnownMaps(replace(make_bundle(), class_scheme=ClassScheme("mine", {1: 1, 7: 2})))
+    truth = random_blobs((60, 90), count=9, seed=5)
+    distance = distance_transform(truth)
+    maps = np.stack([255 * (truth > 0), 255 * distance / distance.max(), 0 * truth], axis=2).astype(np.uint8)
+    for folder in ("labels", "types"):
+        (tmp_path / folder).mkdir()
+
+    def write(name, ids):
+        Image.fromarray(ids).save(tmp_path / name)
+
+    for name in ("a", "b"):
+        write(f"{name}.png", maps)
+        write(f"labels/{name}.png", truth.astype(np.uint16))
+        write(f"types/{name}.png", (7 * (truth > 0)).astype(np.uint8))
+    text = "id,split,image,mpp\na,val,a.png,{}\nb,val,b.png\n"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(text.format("0.5"), encoding="utf-8-sig")  # as spreadsheets write it
+    scores = evaluate_dataset(tmp_path, engine=engine)
+    assert (scores.images, scores.true_nuclei) == (2, 2 * truth.max())
+    assert scores.per_class["two"].true_nuclei == 2 * truth.max()
+    (tmp_path / "types" / "b.png").unlink()
+    with pytest.raises(DatasetError, match=r"types: expected a file for each of 2 images"):
+        evaluate_dataset(tmp_path, engine=engine)
+    write("types/b.png", np.full((60, 90), 300, np.uint16))
+    with pytest.raises(DatasetError, match=r"b.png: class ids \[300\] are not in the model's scheme"):
+        evaluate_dataset(tmp_path, engine=engine)
+    write("labels/a.png", truth[:50].astype(np.uint16))
+    with pytest.raises(DatasetError, match=r"labels/a.png: expected ids of shape \(60, 90\) as the image"):
+        evaluate_dataset(tmp_path, engine=engine)
+    manifest.write_text(text.format("nan"))
+    with pytest.raises(DatasetError, match="a: expected um per pixel or nothing as mpp, got 'nan'"):
+        evaluate_dataset(tmp_path, engine=engine)
+    manifest.write_bytes(text.encode("utf-16"))
+    with pytest.raises(DatasetError, match=r"manifest.csv: cannot be read"):
+        evaluate_dataset(tmp_path, engine=engine)

@@ -63,7 +63,9 @@ def evaluate_dataset(
         truth.append(labels)
         found_types.append(np.concatenate([[0], nuclei.class_id]).astype(np.uint8))
         found.append(nuclei.to_labels(labels.shape))
-    typed = len(true_types) == len(truth) and bundle.class_scheme is not None
+    if len(true_types) not in (0, len(truth)):
+        raise DatasetError(f"{root / 'types'}: expected a file for each of {len(truth)} images, or for none")
+    typed = bool(true_types) and bundle.class_scheme is not None
     return evaluate(
         truth,
         found,
