@@ -248,6 +248,15 @@ def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_pat
     assert report.steps == 8
     text = next(event["message"] for event in messages if event["event"] == "message")
     assert text == "goes on from step 6, with other optimiser.steps, optimiser.weight_decay, patches.stain"
+    # Classes alone may differ as well.
+    classed = Recipe.of(merge(RECIPE, {"optimiser": {"steps": 1}, "validation": {"patches": 1}}))
+    train(classed, data=data, out=tmp_path / "classed", device="cpu")
+    recoloured = tmp_path / "recoloured"
+    shutil.copytree(data, recoloured)
+    types = recoloured / "made" / "types" / "train.png"
+    Image.fromarray((np.asarray(Image.open(types)) > 0).astype(np.uint8)).save(types)
+    with pytest.raises(RecipeError, match=r"is finished, with other training images"):
+        train(classed, data=recoloured, out=tmp_path / "classed", device="cpu")
 
 
 def test_a_damaged_checkpoint_is_named(data, tmp_path):

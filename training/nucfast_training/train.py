@@ -500,6 +500,8 @@ class _Run:
             digest.update(f"{sample.name} {sample.image.shape}".encode())
             digest.update(np.ascontiguousarray(sample.image))
             digest.update(np.ascontiguousarray(sample.labels))
+            for target in sample.targets.values():  # the classes, which the labels do not tell
+                digest.update(np.ascontiguousarray(target))
         if self.digest not in {"", digest.hexdigest()}:
             self.changed.append("training images")
         self.digest = digest.hexdigest()
