@@ -88,7 +88,7 @@ def command(
         raise click.UsageError(f"--tile-px and --batch are of TensorRT engines; --to {format} takes any size")
     if precision != "int8" and calibrate:
         raise click.UsageError(f"--calibrate is for --precision int8, not {precision}")
-    for module in ("onnx", "torch"):
+    for module in ("onnx", "torch", "cv2", "safetensors"):
         require(module, extra="train", purpose="nucfast export")
     require("onnxruntime", extra="cpu", purpose="nucfast export")
     from nucfast_export.run import data_of_run
