@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import DatasetError
@@ -257,6 +257,22 @@ def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_pat
     Image.fromarray((np.asarray(Image.open(types)) > 0).astype(np.uint8)).save(types)
     with pytest.raises(RecipeError, match=r"is finished, with other training images"):
         train(classed, data=recoloured, out=tmp_path / "classed", device="cpu")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(data, tmp_path, monkeypatch):
+    train(binary(), data=data, out=tmp_path, device="cpu")
+    stored = (tmp_path / "last.safetensors").read_bytes()
+
+    def full(tensors, path, header):
+        path.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(train_module, "save_file", full)
+    longer = binary(optimiser={"steps": 8})
+    with pytest.raises(TrainingError, match=r"safetensors: cannot be written .*No space left.*: make room"):
+        train(longer, data=data, out=tmp_path, device="cpu")
+    assert (tmp_path / "last.safetensors").read_bytes() == stored
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_damaged_checkpoint_is_named(data, tmp_path):

@@ -589,5 +589,12 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
     partial = path.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, header)
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, header)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path}: cannot be written ({error}), and what was there is kept: make room, and run the same "
+            "command again"
+        ) from error
     partial.replace(path)
