@@ -202,8 +202,14 @@ def test_a_model_without_classes_ignores_them(folder, tmp_path):
     assert not kinds.any()
 
 
-def test_wrong_folders_are_named(folder, recipe, slides, tmp_path):
+def test_wrong_folders_are_named(folder, recipe, slides, tmp_path, monkeypatch):
     entry = recipe.sets[0]
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DatasetError, match=r"cannot be read as an image \(Image size"),
+    ):
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        read_annotations(folder, "train", entry, recipe, cache=tmp_path)
     with pytest.raises(DatasetError, match=r"expected at least two images .* got 0 of 0 images"):
         read_annotations(tmp_path, "train", entry, recipe, cache=tmp_path)
     unscaled = load_recipe("fine-tune")

@@ -135,7 +135,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                     f"{path}: expected 8 bits per channel, got {image.mode!r}: scale it to 0..255 first"
                 )
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises for damaged files
+    # What Pillow raises for damaged files, and for very large ones.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: cannot be read as an image ({error})") from error
 
 

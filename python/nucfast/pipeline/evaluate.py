@@ -129,7 +129,8 @@ def read_ids(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
             ids = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises for damaged files
+    # What Pillow raises for damaged files, and for very large ones.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: expected an image of ids, got {error}") from error
     if ids.shape != shape:
         raise DatasetError(f"{path}: expected ids of shape {shape} as the image has, got {ids.shape}")
