@@ -34,11 +34,11 @@ def test_files_that_do_not_fit(tmp_path, file, content, message):
         evaluate_dataset(tmp_path, engine=SimpleNamespace(bundle=bundle))
 
 
-@pytest.mark.parametrize("mpp", ["0", "-0.5", "nan", "half"])
+@pytest.mark.parametrize("mpp", ["0", "-0.5", "nan", "half", "1000"])
 def test_a_resolution_that_is_none(tmp_path, mpp):
     (tmp_path / "manifest.csv").write_text(f"id,split,image,mpp\na,val,a.png,{mpp}\n")
     bundle = SimpleNamespace(mpp=0.5, class_scheme=None)
-    with pytest.raises(DatasetError, match=rf"manifest.csv: a: expected um per pixel .*, got '{mpp}'"):
+    with pytest.raises(DatasetError, match=rf"manifest.csv: a: mpp: expected um per pixel .*, got '{mpp}'"):
         evaluate_dataset(tmp_path, engine=SimpleNamespace(bundle=bundle))
 
 

@@ -137,6 +137,9 @@ def test_geojson_as_qupath_writes_it(recipe, tmp_path):
         DatasetError, match=r"class 'Tumor' is not in the scheme 'consep-4' .*--set 'sets.0.classes"
     ):
         read_geojson(path, (32, 64), entry, recipe)
+    misspelt = load_recipe("fine-tune", [*CHANGES, "sets.0.classes={ tumor = 'epithelia' }"])
+    with pytest.raises(DatasetError, match=r"'Tumor', which sets.classes maps to 'epithelia', is not in"):
+        read_geojson(path, (32, 64), misspelt.sets[0], misspelt)
 
 
 @pytest.mark.parametrize(

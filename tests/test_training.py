@@ -452,7 +452,7 @@ def test_bad_sets_are_named(data, tmp_path):
         ),
         (strange_class, r"types/train.png: class id 9 is not in the recipe's classes.raw \(1, 2, 3, 4\)"),
         (sixteen_bits, r"images/train.png: expected 8 bits per channel, got 'I;16': scale it"),
-        (no_number, r"manifest.csv: train: expected um per pixel or nothing as mpp, got 'n/a'"),
+        (no_number, r"manifest.csv: train: mpp: expected um per pixel, .* or nothing, got 'n/a'"),
         (no_image, r"images/train.png: cannot be read as an image"),
         (no_split, "made: no image of split 'train'"),
     ):

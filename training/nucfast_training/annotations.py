@@ -173,8 +173,9 @@ def _class_of(feature: dict[str, Any], where: str, entry: SetSettings, recipe: R
     known = {known.lower(): i + 1 for i, known in enumerate(recipe.classes.names)}
     meant = {key.lower(): value for key, value in entry.classes.items()}.get(name.lower(), name)
     if meant.lower() not in known:
+        mapped = "" if meant == name else f", which sets.classes maps to {meant!r},"
         raise DatasetError(
-            f"{where}: class {name!r} is not in the scheme {recipe.classes.scheme!r} "
+            f"{where}: class {name!r}{mapped} is not in the scheme {recipe.classes.scheme!r} "
             f"({', '.join(recipe.classes.names)}): map it, "
             f"--set 'sets.0.classes.{name}={recipe.classes.names[0]}'"
         )

@@ -39,7 +39,8 @@ def command(as_json: bool) -> int:
             click.echo(json.dumps(facts))
             continue
         click.echo(f"{bundle.name} {bundle.version}: {bundle.description}")
-        click.echo(f"  {bundle.mpp:g} um/px; classes: {', '.join(names)}; licence: {bundle.licence}")
+        kinds = f"classes: {', '.join(names)}" if names else "outlines"
+        click.echo(f"  {bundle.mpp:g} um/px; {kinds}; licence: {bundle.licence}")
         for entry in bundle.accuracy:
             figures = ", ".join(
                 f"{key} {value:.3f}" for key, value in entry.items() if isinstance(value, float)

@@ -16,7 +16,7 @@ from nucfast.metrics import Scores, evaluate
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.in_memory import segment
 from nucfast.slide import open_slide
-from nucfast.slide.mpp import number
+from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP, number
 
 
 def evaluate_dataset(
@@ -107,10 +107,8 @@ def row_mpp(root: Path, row: dict[str, str]) -> float | None:
     """um per pixel of a row's image; None if the row does not say."""
     text = row.get("mpp") or ""
     mpp = number(text)
-    if text and not (mpp is not None and mpp > 0):
-        raise DatasetError(
-            f"{root / 'manifest.csv'}: {row['id']}: expected um per pixel or nothing as mpp, got {text!r}"
-        )
+    if text and not (mpp is not None and MIN_MPP <= mpp <= MAX_MPP):
+        raise DatasetError(f"{root / 'manifest.csv'}: {row['id']}: mpp: {EXPECTED} or nothing, got {text!r}")
     return mpp
 
 
