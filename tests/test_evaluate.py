@@ -38,7 +38,7 @@ def test_files_that_do_not_fit(tmp_path, file, content, message):
 def test_a_resolution_that_is_none(tmp_path, mpp):
     (tmp_path / "manifest.csv").write_text(f"id,split,image,mpp\na,val,a.png,{mpp}\n")
     bundle = SimpleNamespace(mpp=0.5, class_scheme=None)
-    with pytest.raises(DatasetError, match=rf"manifest.csv: a: mpp: expected um per pixel .*, got '{mpp}'"):
+    with pytest.raises(DatasetError, match=rf"manifest.csv: a: mpp: expected um per pixel, .* got '{mpp}'"):
         evaluate_dataset(tmp_path, engine=SimpleNamespace(bundle=bundle))
 
 

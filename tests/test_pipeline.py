@@ -432,7 +432,7 @@ def test_a_data_set_is_compared_whole_or_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"labels/a.png: expected ids of shape \(60, 90\) as the image"):
         evaluate_dataset(tmp_path, engine=engine)
     manifest.write_text(text.format("nan"))
-    with pytest.raises(DatasetError, match="a: mpp: expected um per pixel, .* or nothing, got 'nan'"):
+    with pytest.raises(DatasetError, match=r"a: mpp: expected um per pixel, .* or nothing, got 'nan'"):
         evaluate_dataset(tmp_path, engine=engine)
     manifest.write_bytes(text.encode("utf-16"))
     with pytest.raises(DatasetError, match=r"manifest.csv: cannot be read"):
