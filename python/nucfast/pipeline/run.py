@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +166,9 @@ def infer(
         while len(reports) < len(found):
             # A slide that others have the rest of is looked at again before the next one begins: never more
             # of them are open than there are others. With a job goes what it knows of its slide.
-            fresh, before = list(islice(jobs, 1)), len(reports)
-            begun += fresh
+            before, fresh = len(reports), next(jobs, None)
+            if fresh is not None:
+                begun.append(fresh)
             for job in list(begun):
                 outcome = job.advance()
                 if outcome is None:
@@ -185,7 +185,7 @@ def infer(
                 )
                 if worker is not None and report.manifest is not None:
                     worker.replace(report.manifest, _manifest(report, config, bundle))
-            if fresh or len(reports) > before:
+            if fresh is not None or len(reports) > before:
                 pause = _PAUSE_SECONDS
             else:
                 time.sleep(pause)
