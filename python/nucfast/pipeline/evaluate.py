@@ -16,7 +16,7 @@ from nucfast.metrics import Scores, evaluate
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.in_memory import segment
 from nucfast.slide import open_slide
-from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP, number
+from nucfast.slide.mpp import EXPECTED, is_credible, number
 
 
 def evaluate_dataset(
@@ -107,7 +107,7 @@ def row_mpp(root: Path, row: dict[str, str]) -> float | None:
     """um per pixel of a row's image; None if the row does not say."""
     text = row.get("mpp") or ""
     mpp = number(text)
-    if text and not (mpp is not None and MIN_MPP <= mpp <= MAX_MPP):
+    if text and not is_credible(mpp):
         raise DatasetError(f"{root / 'manifest.csv'}: {row['id']}: mpp: {EXPECTED} or nothing, got {text!r}")
     return mpp
 

@@ -144,6 +144,7 @@ def infer(
         if config.dask is not None and not config.dry_run:
             workers = processes_in_memory(config.max_memory, largest_px, most=engine.threads)
             cluster = stack.enter_context(Cluster(config.dask, workers=workers))
+        # Made when its slide's turn comes: a job holds what is known of the slide, such as its tissue.
         jobs = (
             _Job(
                 entry,
@@ -165,7 +166,7 @@ def infer(
         pause = _PAUSE_SECONDS
         while len(reports) < len(found):
             # A slide that others have the rest of is looked at again before the next one begins: never more
-            # of them are open than there are others. With a job goes what it knows of its slide.
+            # of them are open than there are others.
             before, fresh = len(reports), next(jobs, None)
             if fresh is not None:
                 begun.append(fresh)

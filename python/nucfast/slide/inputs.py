@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucfast.errors import SlideError
-from nucfast.slide.mpp import EXPECTED, MAX_MPP, MIN_MPP, number
+from nucfast.slide.mpp import EXPECTED, is_credible, number
 
 # What programs leave beside slides. Any other file in a folder is an input, so that a slide with a strange
 # suffix, or a text file there by mistake, is reported and not passed over.
@@ -260,7 +260,7 @@ def _from_csv(table: Path) -> Iterator[SlideInput]:
         mpp = number(text)
         if not name:
             raise SlideError(f"{table}: row {line} has no path; fill it in or delete the row")
-        if text and (mpp is None or not MIN_MPP <= mpp <= MAX_MPP):
+        if text and not is_credible(mpp):
             raise SlideError(f"{table}: row {line}: mpp: {EXPECTED}, got {text!r}; correct or clear it")
         path = table.parent / name
         first = earlier.setdefault(_real(path), (line, mpp))

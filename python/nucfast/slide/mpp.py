@@ -71,11 +71,16 @@ class Candidate:
         if self.problem is not None:
             return self.problem
         for value in (self.x, self.x if self.y is None else self.y):
-            if not (math.isfinite(value) and MIN_MPP <= value <= MAX_MPP):
+            if not is_credible(value):
                 return f"{value:g} um per pixel is outside {MIN_MPP:g} to {MAX_MPP:g}"
             if self.unit_default and abs(value - 1.0) < 1e-6:
                 return "1 um per pixel is what writers put when they do not know"
         return None
+
+
+def is_credible(mpp: float | None) -> bool:
+    """Whether this is the resolution of a microscope."""
+    return mpp is not None and MIN_MPP <= mpp <= MAX_MPP
 
 
 def check_flag(mpp: float | None) -> None:
@@ -86,7 +91,7 @@ def check_flag(mpp: float | None) -> None:
 
 def check_option(mpp: float | None) -> None:
     """Raise SlideError unless what a user gave is None or the resolution of a microscope."""
-    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
+    if mpp is not None and not is_credible(mpp):
         raise SlideError(f"mpp: {EXPECTED}, got {mpp:g}")
 
 
