@@ -158,8 +158,10 @@ def test_geojson_as_qupath_writes_it(recipe, tmp_path):
         ([feature([[1], [2], [3]])], "expected rings of"),
         ([feature([[10**400, 2], [2, 3], [3, 4]])], "expected rings of"),
         ([{"geometry": {"type": "MultiPolygon", "coordinates": 5}}], "expected rings of"),
-        ("[" * 100_000, "cannot be read as GeoJSON"),
-        (gzip.compress(b"[1]")[:10] + b"\xff\xff", "cannot be read as GeoJSON"),
+        pytest.param("[" * 100_000, "cannot be read as GeoJSON", id="nested too deep"),
+        pytest.param(
+            gzip.compress(b"[1]")[:10] + b"\xff\xff", "cannot be read as GeoJSON", id="damaged gzip"
+        ),
         (
             [feature(square(900, 3))],
             r"reaches from \(900, 3\) to \(904, 7\), but the image is 64 x 32 pixels",
