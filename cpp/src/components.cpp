@@ -83,23 +83,6 @@ NUCFAST_INLINE int count_ones(Word word) {
 #endif
 }
 
-// The 64 bits of bytes that are not zero.
-Word nonzero_bits(const std::uint8_t* bytes) {
-#if NUCFAST_X86
-    const __m128i zero = _mm_setzero_si128();
-    Word word = 0;
-    for (int i = 0; i < 4; ++i) {
-        const __m128i part = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i));
-        word |= static_cast<Word>(_mm_movemask_epi8(_mm_cmpeq_epi8(part, zero))) << (16 * i);
-    }
-    return ~word;
-#else
-    Word word = 0;
-    for (int i = 0; i < kBits; ++i) word |= static_cast<Word>(bytes[i] != 0) << i;
-    return word;
-#endif
-}
-
 void solid_words(const std::uint8_t* row, std::ptrdiff_t cols, Word* solid) {
     const std::ptrdiff_t whole = cols / kBits;
     for (std::ptrdiff_t w = 0; w < whole; ++w) solid[w] = nonzero_bits(row + w * kBits);
@@ -721,20 +704,43 @@ void append_row(const Word* solid, const Word* start, std::ptrdiff_t cols, Runs&
     found.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.size()));
 }
 
+NUCFAST_INLINE void at_least_body(const std::uint8_t* values, std::ptrdiff_t count, int lowest,
+                                  std::uint8_t* inside) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) inside[i] = static_cast<std::uint8_t>(values[i] >= lowest);
+}
+NUCFAST_VARIANTS(void, at_least,
+                 (const std::uint8_t* values, std::ptrdiff_t count, int lowest, std::uint8_t* inside),
+                 (values, count, lowest, inside))
+
 }  // namespace
 
-Runs mask_runs(Plane<const std::uint8_t> mask) {
-    expect_columns(mask.cols);
-    const std::ptrdiff_t words = (mask.cols + kBits - 1) / kBits;
-    Words solid(1, words);
+Runs mask_runs(Plane<const std::uint8_t> values, int lowest) {
+    expect_columns(values.cols);
+    const std::ptrdiff_t words =
+        values.cols / kBits + 1;  // at least one column more: there the last run ends
     Words start(1, words);
+    Words end(1, words);
+    const auto columns = static_cast<std::size_t>(words * kBits);
+    std::vector<std::uint8_t> inside(columns);
+    std::vector<std::int32_t> begins(columns + kListSlack);
+    std::vector<std::int32_t> ends(columns + kListSlack);
     Runs found;
-    found.row_begin.reserve(static_cast<std::size_t>(mask.rows) + 1);
+    found.row_begin.reserve(static_cast<std::size_t>(values.rows) + 1);
     found.row_begin.push_back(0);
-    for (std::ptrdiff_t r = 0; r < mask.rows; ++r) {
-        solid_words(mask.row(r), mask.cols, solid.row(0));
-        start_words(solid.row(0), words, start.row(0));
-        append_row(solid.row(0), start.row(0), mask.cols, found);
+    for (std::ptrdiff_t r = 0; r < values.rows; ++r) {
+        at_least(values.row(r), values.cols, lowest, inside.data());
+        Word before = 0;
+        for (std::ptrdiff_t w = 0; w < words; ++w) {
+            const Word solid = nonzero_bits(inside.data() + w * kBits);
+            const Word shifted = solid << 1 | before >> (kBits - 1);
+            start.row(0)[w] = solid & ~shifted;
+            end.row(0)[w] = shifted & ~solid;
+            before = solid;
+        }
+        const std::ptrdiff_t count = list_bits(start.row(0), words, begins.data());
+        list_bits(end.row(0), words, ends.data());
+        for (std::ptrdiff_t i = 0; i < count; ++i) found.runs.push_back({begins[i], ends[i]});
+        found.row_begin.push_back(static_cast<std::ptrdiff_t>(found.runs.size()));
     }
     return found;
 }

@@ -164,6 +164,20 @@ constexpr std::array<Step, 50> make_steps() {
 }
 constexpr std::array<Step, 50> steps = make_steps();
 
+// Labels where one of the four neighbours differs, else 0; but for the first and the last column.
+NUCFAST_INLINE void keep_border_body(const Label* above, const Label* here, const Label* below,
+                                     std::ptrdiff_t cols, Label* border) {
+    for (std::ptrdiff_t c = 1; c + 1 < cols; ++c) {  // no branch inside: compilers vectorise it
+        const Label l = here[c];
+        const Label differs = (above[c] ^ l) | (below[c] ^ l) | (here[c - 1] ^ l) | (here[c + 1] ^ l);
+        border[c] = differs == 0 ? 0 : l;
+    }
+}
+NUCFAST_VARIANTS(void, keep_border,
+                 (const Label* above, const Label* here, const Label* below, std::ptrdiff_t cols,
+                  Label* border),
+                 (above, here, below, cols, border))
+
 // Three rows of the map that hold labels on border pixels and 0 elsewhere, with a column of zeros on either
 // side.
 class Border {
@@ -210,13 +224,7 @@ class Border {
         }
         border[0] = here[0];
         border[cols - 1] = here[cols - 1];
-        const Label* above = here - cols;
-        const Label* below = here + cols;
-        for (std::ptrdiff_t c = 1; c + 1 < cols; ++c) {  // no branch inside: compilers vectorise it
-            const Label l = here[c];
-            const Label differs = (above[c] ^ l) | (below[c] ^ l) | (here[c - 1] ^ l) | (here[c + 1] ^ l);
-            border[c] = differs == 0 ? 0 : l;
-        }
+        keep_border(here - cols, here, here + cols, cols, border);
     }
 
     Plane<const Label> labels_;
@@ -237,9 +245,30 @@ void add_pixels(const T* pixels, std::ptrdiff_t count, double* sums) {
     }
 }
 
+// Adds the pixels [begin, end) of a row.
+template <typename T>
+void add_pixels(const Cutout<const T>& image, std::ptrdiff_t row, std::ptrdiff_t begin, std::ptrdiff_t end,
+                double* sums) {
+    const std::ptrdiff_t channels = image.channels;
+    const T* const values = image.row(row) + begin * channels;
+    if (channels == 1) return add_pixels<T, 1>(values, end - begin, sums);
+    if (channels == 3) return add_pixels<T, 3>(values, end - begin, sums);
+    if (channels == 4) return add_pixels<T, 4>(values, end - begin, sums);
+    for (std::ptrdiff_t i = 0; i < (end - begin) * channels; i += channels) {
+        for (std::ptrdiff_t k = 0; k < channels; ++k) sums[k] += values[i + k];
+    }
+}
+
+void add_run(const Intensity& intensity, std::ptrdiff_t row, std::ptrdiff_t begin, std::ptrdiff_t end,
+             Label label) {
+    std::visit([&](const auto& image) { add_pixels(image, row, begin, end, intensity.sums.row(label - 1)); },
+               intensity.image);
+}
+
 }  // namespace
 
-void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out) {
+void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out,
+                       const std::vector<Intensity>& intensities) {
     expect_sides(labels, std::numeric_limits<std::int32_t>::max());
     std::vector<Region> regions(static_cast<std::size_t>(count));
     std::vector<Extent> extents;
@@ -249,6 +278,7 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
             expect_known(label, count);
             add_run(static_cast<std::int32_t>(r), static_cast<std::int32_t>(begin),
                     static_cast<std::int32_t>(end), label, regions[label - 1], extents);
+            for (const Intensity& intensity : intensities) add_run(intensity, r, begin, end, label);
         });
         border.count(r, regions);  // after the runs, so every label of this row is known to be good
     }
@@ -276,28 +306,15 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
     }
 }
 
-template <typename T>
-void intensity_sums(Plane<const Label> labels, Cutout<const T> intensity, std::int64_t* pixels,
-                    Plane<double> sums) {
-    const std::ptrdiff_t channels = intensity.channels;
+void intensity_sums(Plane<const Label> labels, std::ptrdiff_t count, std::int64_t* pixels,
+                    const Intensity& intensity) {
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
-        const T* row = intensity.row(r);
         for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
-            expect_known(label, sums.rows);
+            expect_known(label, count);
             pixels[label - 1] += end - begin;
-            double* sum = sums.row(label - 1);
-            const T* values = row + begin * channels;
-            if (channels == 1) return add_pixels<T, 1>(values, end - begin, sum);
-            if (channels == 3) return add_pixels<T, 3>(values, end - begin, sum);
-            if (channels == 4) return add_pixels<T, 4>(values, end - begin, sum);
-            for (std::ptrdiff_t i = 0; i < (end - begin) * channels; i += channels) {
-                for (std::ptrdiff_t k = 0; k < channels; ++k) sum[k] += values[i + k];
-            }
+            add_run(intensity, r, begin, end, label);
         });
     }
 }
-
-template void intensity_sums(Plane<const Label>, Cutout<const std::uint8_t>, std::int64_t*, Plane<double>);
-template void intensity_sums(Plane<const Label>, Cutout<const float>, std::int64_t*, Plane<double>);
 
 }  // namespace nucfast

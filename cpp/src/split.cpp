@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "nucfast/bits.hpp"
 #include "nucfast/components.hpp"
 #include "nucfast/dispatch.hpp"
 
@@ -33,145 +34,285 @@ void end_row(Runs& runs) {
     runs.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.runs.size()));
 }
 
+// What a kernel takes at a time. Runs are short, and loops of a fixed length have no branches to mispredict,
+// so the last block of a run computes on beyond it: what it writes there is replaced by the next run, in
+// raster order, or never read.
+constexpr std::ptrdiff_t kBlock = 16;
+
+// A value for each pixel of the mask, with room for a word at both ends.
+template <typename T>
+class PerPixel {
+  public:
+    PerPixel() = default;
+    explicit PerPixel(Label count) : values_(static_cast<std::size_t>(count) + 2 * kBits) {}
+    T* data() { return values_.data() + kBits; }
+    const T* data() const { return values_.data() + kBits; }
+    T operator[](std::ptrdiff_t i) const { return data()[i]; }
+
+  private:
+    std::vector<T> values_;
+};
+
+// A bit for each pixel of the mask.
+class PixelBits {
+  public:
+    PixelBits() = default;
+    explicit PixelBits(Label count) : words_(static_cast<std::size_t>(count) / kBits + 2) {}
+    std::ptrdiff_t words() const { return static_cast<std::ptrdiff_t>(words_.size()) - 1; }
+    Word& word(std::ptrdiff_t w) { return words_[w]; }
+    void set(Label i) { words_[i / kBits] |= Word{1} << i % kBits; }
+
+    // Those of the first `count` pixels from pixel i on, at most 64.
+    Word from(Label i, std::ptrdiff_t count) const {
+        const auto shift = static_cast<int>(i % kBits);
+        const Word* const at = words_.data() + i / kBits;
+        const Word found = at[0] >> shift | (at[1] << 1) << (kBits - 1 - shift);
+        return count < kBits ? found & ((Word{1} << count) - 1) : found;
+    }
+
+  private:
+    std::vector<Word> words_;  // one more than is used
+};
+
+void copy_row(const std::uint8_t* image, std::ptrdiff_t cols, const Run* runs, std::ptrdiff_t count,
+              std::uint8_t* to) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        for (std::ptrdiff_t c = runs[i].begin; c < runs[i].end; c += kBlock) {
+            if (c + kBlock <= cols) {
+                std::memcpy(to, image + c, kBlock);
+            } else {
+                std::copy(image + c, image + runs[i].end, to);
+            }
+            to += std::min<std::ptrdiff_t>(runs[i].end - c, kBlock);
+        }
+    }
+}
+
+// Convolves with (1 2 1) x (1 2 1) / 16, rounded; the edge is repeated outwards.
+NUCFAST_INLINE void smooth_row_body(const std::uint8_t* above, const std::uint8_t* here,
+                                    const std::uint8_t* below, std::ptrdiff_t cols, const Run* runs,
+                                    std::ptrdiff_t count, std::uint8_t* to) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        for (std::ptrdiff_t c = runs[i].begin; c < runs[i].end; c += kBlock) {
+            const std::ptrdiff_t left = std::min<std::ptrdiff_t>(runs[i].end - c, kBlock);
+            if (c > 0 && c + kBlock < cols) {
+                for (std::ptrdiff_t k = 0; k < kBlock; ++k) {
+                    const auto sum = [&](std::ptrdiff_t at) {
+                        return static_cast<std::uint16_t>(above[at] + 2 * here[at] + below[at]);
+                    };
+                    to[k] = static_cast<std::uint8_t>(
+                        static_cast<std::uint16_t>(sum(c + k - 1) + 2 * sum(c + k) + sum(c + k + 1) + 8) >>
+                        4);
+                }
+            } else {
+                for (std::ptrdiff_t k = 0; k < left; ++k) {
+                    const auto sum = [&](std::ptrdiff_t at) {
+                        at = std::clamp<std::ptrdiff_t>(at, 0, cols - 1);
+                        return above[at] + 2 * here[at] + below[at];
+                    };
+                    to[k] = static_cast<std::uint8_t>(
+                        (sum(c + k - 1) + 2 * sum(c + k) + sum(c + k + 1) + 8) >> 4);
+                }
+            }
+            to += left;
+        }
+    }
+}
+NUCFAST_VARIANTS(void, smooth_row,
+                 (const std::uint8_t* above, const std::uint8_t* here, const std::uint8_t* below,
+                  std::ptrdiff_t cols, const Run* runs, std::ptrdiff_t count, std::uint8_t* to),
+                 (above, here, below, cols, runs, count, to))
+
+using Heights = PerPixel<std::uint8_t>;
+using Basins = PerPixel<Label>;
+
 // The pixels of a mask, numbered in raster order. Of a slide's pixels few are in the mask: what is kept of
 // these lies one after another, so that each pass reads memory from front to back.
 struct Pixels {
     explicit Pixels(Runs mask) : runs(std::move(mask)) {
         first.reserve(runs.runs.size() + 1);
-        Label count = 0;
+        Label total = 0;
         for (const Run run : runs.runs) {
-            first.push_back(count);
-            count += run.end - run.begin;
+            first.push_back(total);
+            total += run.end - run.begin;
         }
-        first.push_back(count);
+        first.push_back(total);
     }
 
     std::ptrdiff_t rows() const { return static_cast<std::ptrdiff_t>(runs.row_begin.size()) - 1; }
-    Label row_begin(std::ptrdiff_t r) const { return first[runs.row_begin[r]]; }
+    Label count() const { return first.back(); }
 
-    std::vector<std::uint8_t> values_of(Plane<const std::uint8_t> image) const {
-        std::vector<std::uint8_t> values(static_cast<std::size_t>(first.back()));
-        for_each_run(runs, [&](std::ptrdiff_t r, Run run, std::ptrdiff_t i) {
-            std::copy(image.row(r) + run.begin, image.row(r) + run.end, values.data() + first[i]);
+    Heights values_of(Plane<const std::uint8_t> image) const {
+        Heights values(count());
+        for_each_row([&](std::ptrdiff_t r, const Run* row, std::ptrdiff_t length, Label number) {
+            copy_row(image.row(r), image.cols, row, length, values.data() + number);
         });
         return values;
+    }
+
+    Heights smoothed_values_of(Plane<const std::uint8_t> image) const {
+        Heights values(count());
+        for_each_row([&](std::ptrdiff_t r, const Run* row, std::ptrdiff_t length, Label number) {
+            smooth_row(image.row(std::max<std::ptrdiff_t>(r - 1, 0)), image.row(r),
+                       image.row(std::min(r + 1, image.rows - 1)), image.cols, row, length,
+                       values.data() + number);
+        });
+        return values;
+    }
+
+    // Calls `body(row, its first run, its number of runs, the number of its first pixel)`.
+    template <typename Body>
+    void for_each_row(const Body& body) const {
+        for (std::ptrdiff_t r = 0; r < rows(); ++r) {
+            const auto begin = runs.row_begin[r];
+            const auto length = runs.row_begin[r + 1] - begin;
+            if (length > 0) body(r, runs.runs.data() + begin, length, first[begin]);
+        }
     }
 
     Runs runs;
     std::vector<Label> first;  // the number of each run's first pixel, and how many pixels there are
 };
 
-using Heights = std::vector<std::uint8_t>;  // of all pixels
-using Basins = std::vector<Label>;          // the same
-
 // The eight neighbours and the pixel itself (code 4), so that the earliest in raster order has the highest
 // code. A candidate is 16 * height + code: its maximum is the highest neighbour, ties broken, and says which
 // it is.
 constexpr int kCodes = 9;
-constexpr int kItself = 4;
-constexpr std::int16_t kMaskedOut = -256;
+constexpr std::int16_t kMaskedOut = -32640;  // two equal bytes
 
-NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here,
-                                      const std::int16_t* below, std::ptrdiff_t count,
-                                      std::int16_t* highest) {
-    for (std::ptrdiff_t c = 0; c < count; ++c) {
-        const std::int16_t* const rows[] = {above + c - 1, here + c - 1, below + c - 1};
-        std::int16_t best = kMaskedOut;
-        for (int k = 0; k < kCodes; ++k) {
-            const auto candidate = static_cast<std::int16_t>(rows[k / 3][k % 3] + (kCodes - 1 - k));
-            best = candidate > best ? candidate : best;
+// A row of the image with columns to spare: 16 * height of the pixels in the mask, and what makes pixel
+// numbers of columns.
+class ClimbRow {
+  public:
+    explicit ClimbRow(std::ptrdiff_t cols)
+        : height_(static_cast<std::size_t>(cols + 2 * kBlock), kMaskedOut),
+          place_(static_cast<std::size_t>(cols + 2 * kBlock)) {}
+    std::int16_t* height() { return height_.data() + 1; }
+    Label* place() { return place_.data() + 1; }
+    void clear() { std::memset(height_.data(), kMaskedOut & 255, sizeof kMaskedOut * height_.size()); }
+
+  private:
+    std::vector<std::int16_t> height_;
+    std::vector<Label> place_;
+};
+
+NUCFAST_INLINE void load_row_body(const std::uint8_t* heights, Label number, const Run* runs,
+                                  std::ptrdiff_t count, std::int16_t* height, Label* place) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const Run run = runs[i];
+        for (std::ptrdiff_t c = run.begin; c < run.end; c += kBlock) {
+            const std::uint8_t* const from = heights + (c - run.begin);
+            for (int k = 0; k < kBlock; ++k) height[c + k] = static_cast<std::int16_t>(from[k] << 4);
+            for (int k = 0; k < kBlock; ++k) place[c + k] = number - run.begin;
         }
-        highest[c] = best;
+        for (int k = 0; k < kBlock; ++k) height[run.end + k] = kMaskedOut;
+        heights += run.end - run.begin;
+        number += run.end - run.begin;
+    }
+}
+NUCFAST_VARIANTS(void, load_row,
+                 (const std::uint8_t* heights, Label number, const Run* runs, std::ptrdiff_t count,
+                  std::int16_t* height, Label* place),
+                 (heights, number, runs, count, height, place))
+
+// Of each pixel of a row the code of the highest around it.
+NUCFAST_INLINE void find_highest_body(const std::int16_t* above, const std::int16_t* here,
+                                      const std::int16_t* below, const Run* runs, std::ptrdiff_t count,
+                                      std::int16_t* codes) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        for (std::ptrdiff_t c = runs[i].begin; c < runs[i].end; c += kBlock) {
+            const std::int16_t* const rows[] = {below + c, here + c, above + c};
+            for (int k = 0; k < kBlock; ++k) {
+                std::int16_t best = kMaskedOut;
+                for (int code = 0; code < kCodes; ++code) {
+                    const auto candidate = static_cast<std::int16_t>(rows[code / 3][k + 1 - code % 3] + code);
+                    best = candidate > best ? candidate : best;
+                }
+                codes[k] = best & 15;
+            }
+            codes += std::min<std::ptrdiff_t>(runs[i].end - c, kBlock);
+        }
     }
 }
 NUCFAST_VARIANTS(void, find_highest,
                  (const std::int16_t* above, const std::int16_t* here, const std::int16_t* below,
-                  std::ptrdiff_t count, std::int16_t* highest),
-                 (above, here, below, count, highest))
+                  const Run* runs, std::ptrdiff_t count, std::int16_t* codes),
+                 (above, here, below, runs, count, codes))
 
-// Of each pixel -1 - its basin, if the way up leads up and left only in the image, else 1 + the pixel that it
-// points to; and the summit of each basin.
-Basins climb(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, std::vector<Label>& summits) {
+// Without a branch, for signs that are hard to predict.
+NUCFAST_INLINE Label choose(Label sign, Label if_negative, Label otherwise) {
+    const Label negative = -static_cast<Label>(sign < 0);
+    return (if_negative & negative) | (otherwise & ~negative);
+}
+
+// Of each pixel -1 - its basin; and the summit of each basin.
+Basins climb(const Heights& heights, const Pixels& pixels, std::ptrdiff_t cols, std::vector<Label>& summits) {
     const Runs& mask = pixels.runs;
-    Basins pointers(height.size());
-    // Above, at and below the current row, with one masked-out pixel at each end: 16 * height, and what
-    // makes pixel numbers of columns.
-    std::array<std::vector<std::int16_t>, 3> heights;
-    std::array<std::vector<Label>, 3> places;
-    for (auto& row : heights) row.assign(static_cast<std::size_t>(cols) + 2, kMaskedOut);
-    for (auto& row : places) row.resize(static_cast<std::size_t>(cols) + 2);
+    Basins pointers(pixels.count());  // -1 - the basin, if it is known, else 1 + a higher pixel
+    Label* const pointer = pointers.data();
+    std::vector<std::int16_t> codes(static_cast<std::size_t>(cols + kBlock));
+    std::array<ClimbRow, 3> rows = {ClimbRow(cols), ClimbRow(cols), ClimbRow(cols)};
     const auto load = [&](std::ptrdiff_t r) {
-        std::int16_t* const row = heights[r % 3].data() + 1;
-        std::fill(row, row + cols, kMaskedOut);
+        ClimbRow& row = rows[r % 3];
+        row.clear();
         if (r == pixels.rows()) return;
-        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
-            const Run run = mask.runs[i];
-            const Label place = pixels.first[i] - run.begin;
-            Label* const at = places[r % 3].data() + 1;
-            std::fill(at + run.begin, at + run.end, place);
-            for (auto c = run.begin; c < run.end; ++c) {
-                row[c] = static_cast<std::int16_t>(height[place + c] << 4);
-            }
-        }
+        const auto begin = mask.row_begin[r];
+        load_row(heights.data() + pixels.first[begin], pixels.first[begin], mask.runs.data() + begin,
+                 mask.row_begin[r + 1] - begin, row.height(), row.place());
     };
-    std::vector<std::int16_t> highest(static_cast<std::size_t>(cols));
     load(0);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         load(r + 1);
-        // By code / 3: below, here, above.
-        const Label* const place[] = {places[(r + 1) % 3].data() + 1, places[r % 3].data() + 1,
-                                      places[(r + 2) % 3].data() + 1};
-        for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
-            const Run run = mask.runs[i];
-            const std::ptrdiff_t at = 1 + run.begin;
-            find_highest(heights[(r + 2) % 3].data() + at, heights[r % 3].data() + at,
-                         heights[(r + 1) % 3].data() + at, run.end - run.begin, highest.data());
-            for (auto c = run.begin; c < run.end; ++c) {
-                const int code = highest[c - run.begin] & 15;
-                const Label here = pixels.first[i] + c - run.begin;
-                if (code == kItself) {
-                    pointers[here] = -1 - static_cast<Label>(summits.size());
-                    summits.push_back(here);
+        ClimbRow& above = rows[(r + 2) % 3];
+        ClimbRow& here = rows[r % 3];
+        ClimbRow& below = rows[(r + 1) % 3];
+        const auto begin = mask.row_begin[r];
+        const auto end = mask.row_begin[r + 1];
+        find_highest(above.height(), here.height(), below.height(), mask.runs.data() + begin, end - begin,
+                     codes.data());
+        std::array<const Label*, kCodes> place;
+        std::array<Label, kCodes> step;
+        for (int code = 0; code < kCodes; ++code) {
+            step[code] = 1 - code % 3;
+            place[code] = (code < 3 ? below : code < 6 ? here : above).place() + step[code];
+        }
+        const std::int16_t* code = codes.data();
+        for (auto i = begin; i < end; ++i) {
+            Label at = pixels.first[i];
+            for (auto c = mask.runs[i].begin; c < mask.runs[i].end; ++c, ++at, ++code) {
+                const Label next = place[*code][c] + c + step[*code];
+                if (next == at) {
+                    pointer[at] = -1 - static_cast<Label>(summits.size());
+                    summits.push_back(at);
                     continue;
                 }
-                const Label col = c + 1 - code % 3;
-                const Label next = place[code / 3][col] + col;
-                // What comes later in raster order is not known yet; here there is still 0.
-                const Label basin = pointers[code > kItself ? next : here];
-                pointers[here] = basin < 0 ? basin : 1 + next;
+                // Of what comes later in raster order nothing is known yet: there is still 0.
+                const Label basin = pointer[choose(next - at, next, at)];
+                pointer[at] = choose(basin, basin, next + 1);
             }
         }
+    }
+    // In reverse raster order most pixels point to where a basin is known already; from others the way is
+    // walked, once.
+    std::vector<Label> path(64);
+    for (Label start = pixels.count(); start-- > 0;) {
+        const Label first = pointer[start];
+        Label basin = pointer[choose(first, start, first - 1)];
+        if (basin < 0) {
+            pointer[start] = basin;
+            continue;
+        }
+        std::size_t steps = 0;
+        Label here = start;
+        for (Label next = first; next >= 0; next = pointer[here]) {
+            if (steps == path.size()) path.resize(2 * steps);
+            path[steps++] = here;
+            here = next - 1;
+        }
+        basin = pointer[here];
+        for (std::size_t k = 0; k < steps; ++k) pointer[path[k]] = basin;
     }
     return pointers;
-}
-
-// Replaces the pointers by basins. In reverse raster order most pixels point to where a basin is known
-// already; from others the way is walked, once. Calls `done(row)` when all basins from that row on are known.
-template <typename Done>
-void follow(const Pixels& pixels, Basins& pointers, const Done& done) {
-    std::vector<Label> path(64);
-    Label* const pointer = pointers.data();
-    for (std::ptrdiff_t r = pixels.rows(); r-- > 0;) {
-        for (Label start = pixels.row_begin(r + 1); start-- > pixels.row_begin(r);) {
-            Label next = pointer[start];
-            if (next < 0) continue;
-            const Label basin = pointer[next - 1];
-            if (basin < 0) {
-                pointer[start] = basin;
-                continue;
-            }
-            Label here = start;
-            std::size_t steps = 0;
-            while (next >= 0) {
-                if (steps == path.size()) path.resize(2 * steps);
-                path[steps++] = here;
-                here = next - 1;
-                next = pointer[here];
-            }
-            for (std::size_t k = 0; k < steps; ++k) pointer[path[k]] = next;
-        }
-        done(r);
-    }
 }
 
 // Two basins that share an edge; a < b.
@@ -245,26 +386,45 @@ void for_each_touch(const Runs& runs, std::ptrdiff_t r, const Body& body) {
     }
 }
 
-// Adds the saddles within a row and between it and the next.
-void find_saddles(const Heights& height, const Basins& basin, const Pixels& pixels, std::ptrdiff_t r,
-                  SaddleTable& table) {
-    const auto look = [&](Label here, Label there) {
-        if (basin[here] != basin[there]) {
-            table.add(-1 - basin[here], -1 - basin[there], std::min(height[here], height[there]));
-        }
+// All saddles; and of each pixel whether its basin is another than that of the pixel before it in its run.
+std::vector<Saddle> find_saddles(const Heights& height, const Basins& basins, const Pixels& pixels,
+                                 PixelBits& borders) {
+    SaddleTable table;
+    const Label* const basin = basins.data();
+    const auto add = [&](Label here, Label there) {
+        table.add(-1 - basin[here], -1 - basin[there], std::min(height[here], height[there]));
     };
-    const Runs& runs = pixels.runs;
-    for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
-        for (Label here = pixels.first[i] + 1; here < pixels.first[i + 1]; ++here) look(here, here - 1);
+    PixelBits begins(pixels.count());
+    for (const Label i : pixels.first) begins.set(i);
+    borders = PixelBits(pixels.count());
+    for (std::ptrdiff_t w = 0; w < borders.words(); ++w) {
+        const auto first = static_cast<Label>(w * kBits);
+        Word found = differing_bits(basin + first, basin + first - 1, kBits) & ~begins.word(w);
+        const Label beyond = pixels.count() - first;
+        if (beyond < kBits) found &= (Word{1} << beyond) - 1;
+        borders.word(w) = found;
+        for (; found != 0; found &= found - 1) {
+            const Label here = first + count_zeros(found);
+            add(here, here - 1);
+        }
     }
-    if (r + 1 == pixels.rows()) return;
-    for_each_touch(runs, r, [&](std::ptrdiff_t i, std::ptrdiff_t k) {
-        const Label begin = std::max(runs.runs[i].begin, runs.runs[k].begin);
-        const Label end = std::min(runs.runs[i].end, runs.runs[k].end);
-        const Label here = pixels.first[i] - runs.runs[i].begin;
-        const Label there = pixels.first[k] - runs.runs[k].begin;
-        for (Label c = begin; c < end; ++c) look(here + c, there + c);
-    });
+    const Runs& runs = pixels.runs;
+    for (std::ptrdiff_t r = 0; r + 1 < pixels.rows(); ++r) {
+        for_each_touch(runs, r, [&](std::ptrdiff_t i, std::ptrdiff_t k) {
+            const Label begin = std::max(runs.runs[i].begin, runs.runs[k].begin);
+            Label count = std::min(runs.runs[i].end, runs.runs[k].end) - begin;
+            Label here = pixels.first[i] + begin - runs.runs[i].begin;
+            Label there = pixels.first[k] + begin - runs.runs[k].begin;
+            for (; count > 0; count -= kBlock, here += kBlock, there += kBlock) {
+                Word found = differing_bits_16(basin + here, basin + there);
+                if (count < kBlock) found &= (Word{1} << count) - 1;
+                for (; found != 0; found &= found - 1) {
+                    add(here + count_zeros(found), there + count_zeros(found));
+                }
+            }
+        });
+    }
+    return table.saddles();
 }
 
 // The basin that stands for each basin's group.
@@ -324,35 +484,77 @@ std::vector<std::ptrdiff_t> connect(const Runs& runs, const Same& same) {
     return root;
 }
 
-// Keeps of each group its largest 4-connected part, of equal ones the first in raster order, and numbers
-// what is left. `nuclei` is 0 before.
-Label keep_largest_parts(const Pixels& pixels, const Basins& basin, const std::vector<Label>& group,
-                         Plane<Label> nuclei) {
-    Runs parts;  // of one group each
-    std::vector<Label> group_of;
+// The mask's pixels, by what is found of them.
+struct Groups {
+    Basins basin;              // -1 - the basin
+    PixelBits borders;         // whether it differs from that of the pixel before in its run
+    std::vector<Label> group;  // of each basin the one that stands for its group
+};
+
+// Steps 1 and 2.
+Groups groups_of(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, int min_rise) {
+    Groups found;
+    std::vector<Label> summits;
+    found.basin = climb(height, pixels, cols, summits);
+    const auto saddles = find_saddles(height, found.basin, pixels, found.borders);
+    found.group = join(height, summits, saddles, min_rise);
+    return found;
+}
+
+// The runs of the mask, cut where the group changes, and the group of each.
+Runs cut_to_groups(const Pixels& pixels, const Groups& groups, std::vector<Label>& group_of) {
+    const Label* const basin = groups.basin.data();
+    Runs parts;
+    parts.runs.reserve(pixels.runs.runs.size());
+    parts.row_begin.reserve(pixels.runs.row_begin.size());
+    group_of.reserve(pixels.runs.runs.size());
     end_row(parts);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
-            const Label* const at = basin.data() + (pixels.first[i] - run.begin);
-            for (auto c = run.begin; c < run.end;) {
-                const auto begin = c;
-                const Label here = group[-1 - at[c]];
-                do {
-                    ++c;
-                } while (c < run.end && (at[c] == at[c - 1] || group[-1 - at[c]] == here));
-                parts.runs.push_back({begin, c});
-                group_of.push_back(here);
+            parts.runs.push_back(run);
+            group_of.push_back(groups.group[-1 - basin[pixels.first[i]]]);
+            for (std::int32_t c = run.begin; c < run.end; c += kBits) {
+                const Label place = pixels.first[i] + c - run.begin;
+                Word borders = groups.borders.from(place, run.end - c);
+                for (; borders != 0; borders &= borders - 1) {
+                    const int k = count_zeros(borders);
+                    const Label group = groups.group[-1 - basin[place + k]];
+                    if (group == group_of.back()) continue;
+                    parts.runs.back().end = c + k;
+                    parts.runs.push_back({c + k, run.end});
+                    group_of.push_back(group);
+                }
             }
         }
         end_row(parts);
     }
+    return parts;
+}
+
+// Sets row by row to 0 and to `value(number of the run)`.
+template <typename Value>
+void paint(const Runs& runs, Plane<Label> image, const Value& value) {
+    for (std::ptrdiff_t r = 0; r < image.rows; ++r) {
+        Label* const row = image.row(r);
+        std::fill(row, row + image.cols, 0);
+        for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
+            std::fill(row + runs.runs[i].begin, row + runs.runs[i].end, value(i));
+        }
+    }
+}
+
+// Keeps of each group its largest 4-connected part, of equal ones the first in raster order, and numbers
+// what is left.
+Label keep_largest_parts(const Pixels& pixels, const Groups& groups, Plane<Label> nuclei) {
+    std::vector<Label> group_of;
+    const Runs parts = cut_to_groups(pixels, groups, group_of);
     const auto root =
         connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return group_of[i] == group_of[k]; });
     const auto count = static_cast<std::ptrdiff_t>(root.size());
     std::vector<std::int64_t> area(root.size(), 0);
     for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
-    std::vector<std::ptrdiff_t> largest(group.size(), -1);
+    std::vector<std::ptrdiff_t> largest(groups.group.size(), -1);
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         std::ptrdiff_t& best = largest[group_of[i]];
         if (root[i] == i && (best < 0 || area[i] > area[best])) best = i;
@@ -362,54 +564,28 @@ Label keep_largest_parts(const Pixels& pixels, const Basins& basin, const std::v
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         if (largest[group_of[i]] == i) number[i] = ++last;
     }
-    for_each_run(parts, [&](std::ptrdiff_t r, Run run, std::ptrdiff_t i) {
-        std::fill(nuclei.row(r) + run.begin, nuclei.row(r) + run.end, number[root[i]]);
-    });
+    paint(parts, nuclei, [&](std::ptrdiff_t i) { return number[root[i]]; });
     return last;
 }
 
-// Steps 1 and 2: fills `basins` with -1 - basin, and returns the group of each basin. Calls
-// `visit(row, number of basins)` when the row's basins are known.
-template <typename Visit>
-std::vector<Label> groups_of(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, int min_rise,
-                             Basins& basins, const Visit& visit) {
-    std::vector<Label> summits;
-    basins = climb(height, pixels, cols, summits);
-    SaddleTable table;
-    follow(pixels, basins, [&](std::ptrdiff_t r) {
-        find_saddles(height, basins, pixels, r, table);
-        visit(r, summits.size());
-    });
-    return join(height, summits, table.saddles(), min_rise);
-}
-
-Label split_runs(Plane<const std::uint8_t> height, Runs mask, int min_rise, Plane<Label> nuclei) {
-    const Pixels pixels(std::move(mask));
-    Basins basins;
-    const std::vector<Label> group = groups_of(pixels.values_of(height), pixels, nuclei.cols, min_rise,
-                                               basins, [](std::ptrdiff_t, std::size_t) {});
-    std::fill(nuclei.data, nuclei.data + nuclei.size(), 0);
-    return keep_largest_parts(pixels, basins, group, nuclei);
+Label split_pixels(const Heights& height, const Pixels& pixels, int min_rise, Plane<Label> nuclei) {
+    return keep_largest_parts(pixels, groups_of(height, pixels, nuclei.cols, min_rise), nuclei);
 }
 
 // The pixels of each group that have at least `share` of its highest probability.
 Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, Runs mask,
                   int min_rise, double share) {
     const Pixels pixels(std::move(mask));
-    const std::vector<std::uint8_t> p = pixels.values_of(probability);
-    Basins basins;
+    const PerPixel<std::uint8_t> p = pixels.values_of(probability);
+    const Groups groups = groups_of(pixels.smoothed_values_of(height), pixels, height.cols, min_rise);
+    const Label* const basin = groups.basin.data();
+    const std::vector<Label>& group = groups.group;
     // Of basins, which are looked up once, and then of groups.
-    std::vector<std::uint8_t> highest;
-    const std::vector<Label> group =
-        groups_of(pixels.values_of(height), pixels, height.cols, min_rise, basins,
-                  [&](std::ptrdiff_t r, std::size_t count) {
-                      highest.resize(count);
-                      for (Label here = pixels.row_begin(r); here < pixels.row_begin(r + 1); ++here) {
-                          std::uint8_t& peak = highest[-1 - basins[here]];
-                          // Seldom: no store for the next load to wait for.
-                          if (p[here] > peak) peak = p[here];
-                      }
-                  });
+    std::vector<std::uint8_t> highest(group.size());
+    for (Label i = 0; i < pixels.count(); ++i) {
+        std::uint8_t& peak = highest[-1 - basin[i]];
+        if (p[i] > peak) peak = p[i];  // seldom: no store for the next load to wait for
+    }
     for (std::size_t i = 0; i < group.size(); ++i) {
         highest[group[i]] = std::max(highest[group[i]], highest[i]);
     }
@@ -417,19 +593,37 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
     for (std::size_t i = 0; i < group.size(); ++i) {
         lowest[i] = static_cast<std::uint8_t>(std::ceil(share * highest[group[i]]));
     }
+    PixelBits inside(pixels.count());
+    for (std::ptrdiff_t w = 0; w < inside.words(); ++w) {
+        const auto first = static_cast<Label>(w * kBits);
+        const Label count = std::min<Label>(kBits, pixels.count() - first);
+        std::uint8_t bytes[kBits] = {};
+        for (Label k = 0; k < count; ++k) bytes[k] = p[first + k] >= lowest[-1 - basin[first + k]];
+        inside.word(w) = nonzero_bits(bytes);
+    }
     Runs kept;
+    kept.runs.reserve(pixels.runs.runs.size());
+    kept.row_begin.reserve(pixels.runs.row_begin.size());
     end_row(kept);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
-            const Label place = pixels.first[i] - run.begin;
-            auto begin = run.begin;  // of what is kept
-            for (auto c = run.begin; c < run.end; ++c) {
-                if (p[place + c] >= lowest[-1 - basins[place + c]]) continue;
-                if (begin < c) kept.runs.push_back({begin, c});
-                begin = c + 1;
+            auto end = run.begin - 1;  // of the last run kept of this one
+            for (std::int32_t c = run.begin; c < run.end; c += kBits) {
+                Word rest = inside.from(pixels.first[i] + c - run.begin, run.end - c);
+                while (rest != 0) {
+                    const int k = count_zeros(rest);
+                    const Word gaps = ~rest >> k << k;  // behind the first pixels that are kept
+                    const int length = (gaps != 0 ? count_zeros(gaps) : static_cast<int>(kBits)) - k;
+                    if (c + k == end) {
+                        kept.runs.back().end += length;
+                    } else {
+                        kept.runs.push_back({c + k, c + k + length});
+                    }
+                    end = kept.runs.back().end;
+                    rest = gaps != 0 ? rest >> (k + length) << (k + length) : 0;
+                }
             }
-            if (begin < run.end) kept.runs.push_back({begin, run.end});
         }
         end_row(kept);
     }
@@ -486,53 +680,6 @@ void expect_size(Plane<Label> nuclei, const char* name) {
     }
 }
 
-// `sums` holds one more than the columns at either end.
-NUCFAST_INLINE void smooth_row_body(const std::uint8_t* above, const std::uint8_t* here,
-                                    const std::uint8_t* below, std::ptrdiff_t cols, std::uint16_t* sums,
-                                    std::uint8_t* to) {
-    for (std::ptrdiff_t c = 0; c < cols; ++c) {
-        sums[c + 1] = static_cast<std::uint16_t>(above[c] + 2 * here[c] + below[c]);
-    }
-    sums[0] = sums[1];
-    sums[cols + 1] = sums[cols];
-    for (std::ptrdiff_t c = 0; c < cols; ++c) {
-        to[c] = static_cast<std::uint8_t>((sums[c] + 2 * sums[c + 1] + sums[c + 2] + 8) >> 4);
-    }
-}
-NUCFAST_VARIANTS(void, smooth_row,
-                 (const std::uint8_t* above, const std::uint8_t* here, const std::uint8_t* below,
-                  std::ptrdiff_t cols, std::uint16_t* sums, std::uint8_t* to),
-                 (above, here, below, cols, sums, to))
-
-// Convolves with (1 2 1) x (1 2 1) / 16, rounded; the edge is repeated outwards.
-void smooth(Plane<const std::uint8_t> height, Plane<std::uint8_t> out) {
-    std::vector<std::uint16_t> sums(static_cast<std::size_t>(height.cols) + 2);  // of three rows
-    for (std::ptrdiff_t r = 0; r < height.rows; ++r) {
-        smooth_row(height.row(std::max<std::ptrdiff_t>(r - 1, 0)), height.row(r),
-                   height.row(std::min(r + 1, height.rows - 1)), height.cols, sums.data(), out.row(r));
-    }
-}
-
-// An image whose pixels are written before they are read.
-struct Scratch {
-    explicit Scratch(Plane<Label> like)
-        : bytes(new std::uint8_t[static_cast<std::size_t>(like.size())]),
-          plane{bytes.get(), like.rows, like.cols} {}
-
-    Plane<const std::uint8_t> view() const { return {plane.data, plane.rows, plane.cols}; }
-
-    std::unique_ptr<std::uint8_t[]> bytes;
-    Plane<std::uint8_t> plane;
-};
-
-Runs runs_of(Plane<const std::uint8_t> probability, int threshold) {
-    const Scratch inside({nullptr, probability.rows, probability.cols});
-    for (std::ptrdiff_t i = 0; i < probability.size(); ++i) {
-        inside.plane.data[i] = static_cast<std::uint8_t>(probability.data[i] >= threshold);
-    }
-    return mask_runs(inside.view());
-}
-
 }  // namespace
 
 Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, int min_rise,
@@ -542,21 +689,20 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
     // NumPy's bool may hold any byte.
     const Plane<const std::uint8_t> bytes{reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows,
                                           mask.cols};
-    return split_runs(height, mask_runs(bytes), min_rise, nuclei);
+    const Pixels pixels(mask_runs(bytes, 1));
+    return split_pixels(pixels.values_of(height), pixels, min_rise, nuclei);
 }
 
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
                   const NucleiSettings& settings, Plane<Label> nuclei) {
     expect_size(nuclei, "probability");
     if (nuclei.size() == 0) return 0;
-    const Scratch smoothed(nuclei);
-    smooth(height, smoothed.plane);
-    const Plane<const std::uint8_t> hills = smoothed.view();
-    Runs runs = runs_of(probability, settings.threshold);
+    Runs runs = mask_runs(probability, settings.threshold);
     if (settings.peak_share > 0) {
-        runs = cut_to_peaks(probability, hills, std::move(runs), settings.min_rise, settings.peak_share);
+        runs = cut_to_peaks(probability, height, std::move(runs), settings.min_rise, settings.peak_share);
     }
-    return split_runs(hills, fill_holes(runs, nuclei.cols, settings.max_hole_px), settings.min_rise, nuclei);
+    const Pixels pixels(fill_holes(runs, nuclei.cols, settings.max_hole_px));
+    return split_pixels(pixels.smoothed_values_of(height), pixels, settings.min_rise, nuclei);
 }
 
 }  // namespace nucfast

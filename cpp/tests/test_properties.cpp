@@ -54,12 +54,16 @@ TEST(properties_hull_spans_rows_without_pixels) {
 TEST(properties_sums_of_intensity) {
     const std::vector<Label> map = {1, 1, 0, 2};
     const std::vector<std::uint8_t> image = {1, 10, 3, 20, 9, 9, 255, 0};
+    const Cutout<const std::uint8_t> values{image.data(), 2, 2, 2, 4};
     std::vector<double> sums(4);
     std::vector<std::int64_t> pixels(2);
-    intensity_sums<std::uint8_t>({map.data(), 2, 2}, {image.data(), 2, 2, 2, 4}, pixels.data(),
-                                 {sums.data(), 2, 2});
+    intensity_sums({map.data(), 2, 2}, 2, pixels.data(), {values, {sums.data(), 2, 2}});
     CHECK((pixels == std::vector<std::int64_t>{2, 1}));
     CHECK((sums == std::vector<double>{4, 30, 255, 0}));
+    Columns columns(2);
+    std::vector<double> beside(4);
+    region_properties({map.data(), 2, 2}, 2, columns.view(), {{values, {beside.data(), 2, 2}}});
+    CHECK(beside == sums);
 }
 
 TEST(properties_refuse_labels_beyond_count) {

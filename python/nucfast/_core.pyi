@@ -78,6 +78,7 @@ def region_properties(
     moments: NDArray[np.float64],
     perimeter: NDArray[np.float64],
     convex_area: NDArray[np.float64],
+    intensities: list[tuple[NDArray[Any], NDArray[np.float64]]],
 ) -> None: ...
 
 # rasterize

@@ -41,9 +41,8 @@ struct RunComponents : Runs {
     Label count = 0;
 };
 
-// The runs of pixels that are not zero, whatever they are. Throws std::length_error for more than 2^30
-// columns.
-Runs mask_runs(Plane<const std::uint8_t> mask);
+// The runs of pixels of at least `lowest`. Throws std::length_error for more than 2^30 columns.
+Runs mask_runs(Plane<const std::uint8_t> values, int lowest);
 
 // Components of equal non-zero value without painting them. connectivity: 4 or 8. The result does not depend
 // on `threads`. Throws std::invalid_argument for another connectivity, and std::length_error for more than

@@ -18,6 +18,8 @@
 #pragma once
 
 #include <cstdint>
+#include <variant>
+#include <vector>
 
 #include "nucfast/view.hpp"
 
@@ -34,21 +36,19 @@ struct RegionColumns {
     double* convex_area;        // (count) px
 };
 
-// Throws std::invalid_argument, leaving `out` untouched, if a label is negative or greater than `count` or a
-// side of the map is beyond 2^31 - 1 px.
-void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out);
+// An image of the labels' rows and columns, and the sums over each label's pixels.
+struct Intensity {
+    std::variant<Cutout<const std::uint8_t>, Cutout<const float>> image;
+    Plane<double> sums;  // (count, channels), 0 before
+};
 
-// Adds the number of each label's pixels to `pixels` (count), and their intensities to `sums` (count,
-// channels).
-//
-// The caller guarantees equal rows and columns. Throws std::invalid_argument if a label is negative or
-// greater than `count`; the sums are then in an undefined state.
-template <typename T>
-void intensity_sums(Plane<const Label> labels, Cutout<const T> intensity, std::int64_t* pixels,
-                    Plane<double> sums);
+// Throws std::invalid_argument, leaving `out` untouched but not the sums, if a label is negative or greater
+// than `count` or a side of the map is beyond 2^31 - 1 px.
+void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out,
+                       const std::vector<Intensity>& intensities = {});
 
-extern template void intensity_sums(Plane<const Label>, Cutout<const std::uint8_t>, std::int64_t*,
-                                    Plane<double>);
-extern template void intensity_sums(Plane<const Label>, Cutout<const float>, std::int64_t*, Plane<double>);
+// The sums alone, and adds the number of each label's pixels to `pixels` (count). Throws as above.
+void intensity_sums(Plane<const Label> labels, std::ptrdiff_t count, std::int64_t* pixels,
+                    const Intensity& intensity);
 
 }  // namespace nucfast

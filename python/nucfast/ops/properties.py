@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from nucfast import _core
 def region_properties(
     labels: NDArray[np.int32],
     *,
-    intensity: NDArray[np.uint8] | NDArray[np.float32] | None = None,
+    intensity: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
     count: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Measure every label: row i of each column belongs to label i + 1.
@@ -24,7 +25,8 @@ def region_properties(
 
     Args:
         labels: (H, W) int32. 0 = background, 1..count = objects; an object need not be connected.
-        intensity: (H, W) or (H, W, C), uint8 or float32: adds the column ``mean_intensity``.
+        intensity: (H, W) or (H, W, C), uint8 or float32: adds the column ``mean_intensity``. Several by name,
+            which are read in one go: adds ``mean_<name>`` for each.
         count: the number of rows N; the greatest label if not given.
 
     Returns:
@@ -43,7 +45,7 @@ def region_properties(
         - ``convex_area``, ``solidity``: (N,), of the convex hull of the corners of the pixels: exact polygon
           areas. (scikit-image counts the pixels inside the hull of their edges' middles, a little less.)
         - ``circularity``: (N,), 4 pi area / perimeter^2, at most 1; 1 where the perimeter is 0.
-        - ``mean_intensity``: (N,) or (N, C), with ``intensity`` only.
+        - ``mean_intensity`` or ``mean_<name>``: (N,) or (N, C), with ``intensity`` only.
 
     Raises:
         TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
@@ -66,7 +68,13 @@ def region_properties(
     moments = np.empty((count, 5), np.float64)
     perimeter = np.empty(count, np.float64)
     convex_area = np.empty(count, np.float64)
-    _core.region_properties(labels, area, bbox, first_pixel, moments, perimeter, convex_area)
+    images: Mapping[str, NDArray[Any]] = {}
+    if intensity is not None:
+        images = intensity if isinstance(intensity, Mapping) else {"intensity": intensity}
+    read = {name: _readable(image, count) for name, image in images.items()}
+    _core.region_properties(
+        labels, area, bbox, first_pixel, moments, perimeter, convex_area, list(read.values())
+    )
 
     absent = area == 0
     n = np.where(absent, np.nan, area)
@@ -101,8 +109,8 @@ def region_properties(
         "solidity": n / convex_area,
         "circularity": circularity,
     }
-    if intensity is not None:
-        columns["mean_intensity"] = mean_intensity(labels, intensity, count=count)
+    for name, (_, sums) in read.items():
+        columns[f"mean_{name}"] = _means(sums, area, images[name].ndim)
     return columns
 
 
@@ -126,13 +134,22 @@ def mean_intensity(
     """
     if count < 0:
         raise ValueError(f"count: expected a value >= 0, got {count}")
-    channels: NDArray[Any] = intensity[..., np.newaxis] if intensity.ndim == 2 else intensity
+    channels, sums = _readable(intensity, count)
+    pixels = np.zeros(count, np.int64)
+    _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums)
+    return _means(sums, pixels, intensity.ndim)
+
+
+def _readable(intensity: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The image as (H, W, C), and room for its sums."""
+    channels = intensity[..., np.newaxis] if intensity.ndim == 2 else intensity
     if not channels[:1].flags.c_contiguous:  # rows may lie apart, pixels may not
         channels = np.ascontiguousarray(channels)
-    pixels = np.zeros(count, np.int64)
-    sums = np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
-    _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums)
+    return channels, np.zeros((count, channels.shape[-1] if channels.ndim == 3 else 0), np.float64)
+
+
+def _means(sums: NDArray[np.float64], pixels: NDArray[np.int64], ndim: int) -> NDArray[np.float64]:
     if not np.isfinite(sums).all():  # one bad pixel spoils its label's sum, so the pixels need no look
         raise ValueError("intensity: expected finite values, got NaN or infinity inside a label")
     means = sums / np.where(pixels == 0, np.nan, pixels)[:, np.newaxis]
-    return means[:, 0] if intensity.ndim == 2 else means
+    return means[:, 0] if ndim == 2 else means

@@ -81,10 +81,8 @@ def decode_region(
         peak_share=settings.peak_share,
         max_hole_px=settings.max_hole_um2 / um**2,
     )
-    shape = region_properties(labels)
-    count = len(shape["area"])
-    color = mean_intensity(labels, image, count=count)
-    probability = mean_intensity(labels, nucleus, count=count)
+    shape = region_properties(labels, intensity={"color": image, "nucleus": nucleus})
+    color = shape["mean_color"]
 
     corner = np.array([window.top, window.left])
     # Of pixel centres: a whole number is the middle of a pixel. Rounded to 1/1024 px, which no addition of a
@@ -122,7 +120,7 @@ def decode_region(
         y=(centroid[keep, 0] + 0.5) * scale,
         bbox=box[:, [1, 0, 3, 2]] * scale,
         class_id=class_id[keep],
-        probability=(probability[keep] / 255.0).astype(np.float32),
+        probability=(shape["mean_nucleus"][keep] / 255.0).astype(np.float32),
         class_probability=class_probability[keep],
         features={name: value.astype(np.float32) for name, value in features.items()},
         vertices=(vertices + corner[::-1]) * scale,
@@ -163,7 +161,7 @@ def _rings(
     rings = contours(labels, style="midpoints")
     lengths = np.diff(rings.offsets)
     offsets = np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
-    return rings.points[np.repeat(keep, lengths)].astype(np.float64), offsets
+    return np.compress(np.repeat(keep, lengths), rings.points, axis=0).astype(np.float64), offsets
 
 
 def _cut(box: NDArray[np.int64], window: Window, slide: Window) -> NDArray[np.bool_]:
