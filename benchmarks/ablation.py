@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from nucfast.cli.allocator import keep_memory
 from nucfast.engine.openvino_engine import cpu_has_bf16
+from nucfast.engine.processor import bf16_pays
 from nucfast.metrics import evaluate
 from nucfast.ops import find_nuclei, hover_net_labels, label, watershed
 from nucfast_training.augmentation import Planes
@@ -347,7 +348,7 @@ def train(variant: Variant, recipe: Recipe, sets: list[list[Sample]], steps: int
     )
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimiser.weight_decay)
     peak = recipe.optimiser.learning_rate
-    bf16 = cpu_has_bf16()
+    bf16 = cpu_has_bf16() and bf16_pays()
     for step in range(steps):
         warm = min(1.0, (step + 1) / 100)
         optimiser.param_groups[0]["lr"] = warm * peak * 0.5 * (1.0 + np.cos(np.pi * step / steps))

@@ -583,10 +583,13 @@ def test_auto_without_cuda_is_openvino(bundle, no_cuda, monkeypatch):
         create_engine(bundle, precision="bf16")
 
 
-def test_auto_uses_bf16_where_the_cpu_has_it(bundle, no_cuda):
+def test_auto_uses_bf16_where_it_pays(bundle, no_cuda, monkeypatch):
     if not openvino_engine.cpu_has_bf16():
         pytest.skip("this CPU has no bf16")
-    assert create_engine(bundle).precision == "bf16"
+    for pays, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("nucfast.engine.create.bf16_pays", lambda pays=pays: pays)
+        assert create_engine(bundle).precision == expected
+    assert create_engine(bundle, precision="bf16").precision == "bf16"
 
 
 def test_auto_takes_cuda_where_it_is(bundle, monkeypatch):

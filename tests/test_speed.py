@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from nucfast.cli import group
 from nucfast.engine import load_bundle, measure_speed
-from nucfast.engine.processor import has_int8
+from nucfast.engine.processor import bf16_pays, has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
 from nucfast.errors import BundleError, EngineError
 from tiny_model import tiny_onnx, write_tiny
@@ -86,6 +86,22 @@ def test_int8_by_processor(tmp_path, text, any_sums, small_sums):
     assert has_int8(cpuinfo=path) is any_sums
     assert has_int8(overflow_free=True, cpuinfo=path) is small_sums
     assert has_int8(overflow_free=True, cpuinfo=tmp_path / "missing") is False
+
+
+@pytest.mark.parametrize(
+    ("text", "pays"),
+    [
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16\n", False),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16 amx_bf16\n", True),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16\n", True),
+        ("Features\t: fp bf16\n", True),
+    ],
+)
+def test_bf16_pays_by_processor(tmp_path, text, pays):
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert bf16_pays(path) is pays
+    assert bf16_pays(tmp_path / "missing") is True
 
 
 class TestTensorRtRtx:

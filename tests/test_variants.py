@@ -97,6 +97,7 @@ def test_int8_runs(with_int8, engine):
 )
 def test_auto_precision(with_int8, monkeypatch, native, expected):
     monkeypatch.setattr(create_module, "has_int8", lambda *, overflow_free: native and overflow_free)
+    monkeypatch.setattr(create_module, "bf16_pays", lambda: True)
     assert create_engine(with_int8.bundle, device="cpu").precision == expected
     assert create_engine(with_int8.bundle, device="cpu", precision="fp32").precision == "fp32"
 

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nucfast.engine.processor import bf16_pays
 from nucfast.engine.threads import available_cpus
 from nucfast.errors import require
 from nucfast_training.augmentation import Planes
@@ -150,7 +151,8 @@ def _uses_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Elsewhere bf16 is emulated, several times slower than fp32.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(native and bf16_pays())
 
 
 def to_input(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ pytorch               any           PyTorch, on the GPUs if it sees one; for dev
 
 * on a CPU: int8 if the bundle has an int8 file (none is written that loses accuracy beyond the tolerance) and
   the processor has int8 dot products, or AVX2 and the file is overflow-free, as all are that this version
-  writes; else, with OpenVINO, bf16 if the processor computes in it; else fp32.
+  writes; else, with OpenVINO, bf16 if the processor computes in it and faster than in fp32; else fp32.
 * on a GPU: fp16 if the bundle has an fp16 file; else TF32 with ONNX Runtime on a GPU that has it; else fp32.
 
 A file counts if the engine can load it: an ONNX file, or one of its own format (and version, of TensorRT).
@@ -43,7 +43,7 @@ from nucfast.engine.cuda import all_devices
 from nucfast.engine.onnxruntime_engine import OnnxRuntimeEngine, cuda_available
 from nucfast.engine.openvino_engine import OpenVinoEngine, cpu_has_bf16
 from nucfast.engine.parallel import ParallelEngine
-from nucfast.engine.processor import has_int8
+from nucfast.engine.processor import bf16_pays, has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.engine.threads import resolve_threads
 from nucfast.errors import EngineError, require
@@ -122,7 +122,7 @@ def create_engine(
         if engine == "onnxruntime":
             return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads)
         if precision == "auto":
-            precision = "bf16" if cpu_has_bf16() else "fp32"
+            precision = "bf16" if cpu_has_bf16() and bf16_pays() else "fp32"
         return OpenVinoEngine(bundle, precision=precision, threads=threads)
     if engine.startswith("tensorrt"):
         return TensorRtEngine(bundle, library=engine, device=device, precision=precision, threads=threads)
