@@ -66,10 +66,14 @@ def make_slide(path: Path, size_px: int) -> None:
     write_slide(path, read, mpp=0.25, size=(size_px, size_px), quality=80, subsampling="4:2:0")
 
 
+def need_texture() -> None:
+    if not TEXTURE.exists():
+        pytest.skip(f"{TEXTURE} is not there; NUCFAST_DATA names the folder beside it")
+
+
 def slide_of(size_px: int) -> Path:
     """The slide of this size, made if it is not there."""
-    if not TEXTURE.exists():
-        pytest.skip(f"{TEXTURE} is not there")
+    need_texture()
     path = FOLDER / f"bench-{size_px}.svs"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -281,6 +285,7 @@ def test_decode(benchmark):
     from nucfast.pipeline.slide_run import RegionTask, plan
     from nucfast.pipeline.stages import Stages
 
+    need_texture()
     engine = create_engine(load_bundle("he-fast"), device="cpu")
     with open_slide(TEXTURE) as source:
         tissue = source.read(740, 500, 960, 2304, None)
