@@ -4,7 +4,8 @@
 #
 #   benchmarks/gpu/train_all.sh DATA RUNS OUT [UNIT [LANE ...]]
 #
-# The models go on from those that are installed. Each time below is in units of UNIT seconds (1). Run it again with the same RUNS and a longer UNIT to go on.
+# The models go on from those that are installed. Each time below is in units of UNIT seconds (1). Run it again
+# with the same RUNS and a longer UNIT to go on.
 set -u
 data=$1 runs=$2 out=$3 unit=${4:-1}
 lanes=("${@:5}")
