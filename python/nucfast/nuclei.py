@@ -82,7 +82,8 @@ class Nuclei:
         bbox: (N, 4) float64, xmin, ymin, xmax, ymax.
         class_id: (N,) uint8, an id of ``classes``, or 0 for unclassified.
         probability: (N,) float32, mean probability of being a nucleus.
-        class_probability: (N,) float32, share of the vote for the class.
+        class_probability: (N,) float32, mean probability of that class over the nucleus's pixels; 1 where the
+            model tells no classes apart.
         features: name to (N,) float32; units are in the names, NaN where a value is undefined.
         vertices: (P, 2) float64, the rings one after another, each closed (first point == last).
         offsets: (N + 1,) int64; ring i is ``vertices[offsets[i]:offsets[i + 1]]``.
@@ -377,8 +378,7 @@ class Nuclei:
         Raises:
             OutputError: the file is missing, damaged or not one of nucfast.
         """
-        parts = list(cls.read_batches(path))
-        return cls.concat(parts)
+        return cls.concat(list(cls.read_batches(path)))
 
     @classmethod
     def read_batches(cls, path: str | Path) -> Iterator[Nuclei]:

@@ -66,11 +66,12 @@ class TrainReport:
 
     Attributes:
         out: its folder.
-        steps: batches trained on, in all its sessions.
-        seconds: time spent in the loop, in all its sessions.
+        steps: batches trained on since the run began, interruptions or not.
+        seconds: time spent in the loop, likewise.
         stopped: "done", "time" (``max_seconds``) or "patience" (no better validation for long).
         metric: by which validations are compared.
-        best: its best value, and every other score of the same validation in ``scores``.
+        best: its best value.
+        scores: every score of the validation that had it.
     """
 
     out: Path

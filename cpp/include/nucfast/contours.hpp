@@ -2,9 +2,9 @@
 //
 // Coordinates are (x, y) = (column, row) of pixel corners: pixel (r, c) covers [c, c + 1] x [r, r + 1].
 // Parts are found by union-find over the runs of all rows; then one walk per part follows the cracks between
-// its pixels and the rest, the part on its right hand (crack following: "Connectivity in digital pictures",
-// J. ACM 17, 1970; here with the 8-connected turn below). Parts are walked in raster order, so that the rows
-// of neighbours are in cache, and shared out to threads. Cost: pixels + border length.
+// its pixels and the rest, the part on its right hand (crack following, Rosenfeld: Connectivity in digital
+// pictures, J. ACM 17, 1970; here with the 8-connected turn below). Parts are walked in raster order, so that
+// the rows of neighbours are in cache, and shared out to threads. Cost: pixels + border length.
 //
 // The walk reads labels, not a table of precomputed cracks, and branches on what it reads: that was measured
 // to be faster, because the processor then runs ahead of the memory.

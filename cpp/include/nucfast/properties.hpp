@@ -1,20 +1,21 @@
 // What is measured of every label: area, box, moments, perimeter, convex hull, mean intensity.
 //
 // The map is read once, row by row, as runs of one label. A run of m pixels adds its moments in closed form
-// (m mid^2 + m (m^2 - 1) / 12 for the squares; after "Fast and exact computation
-// of Cartesian geometric moments using discrete Green's theorem", Pattern Recognition 29, 1996). Moments are
+// (m mid^2 + m (m^2 - 1) / 12 for the squares; after Yang, Albregtsen: Fast and exact computation of
+// Cartesian geometric moments using discrete Green's theorem, Pattern Recognition 29, 1996). Moments are
 // taken about the label's first pixel, so the numbers stay small, and exact for all but huge objects,
 // wherever the object lies.
 //
 // Perimeter: that of scikit-image's `perimeter(neighborhood=4)`, exactly. Pixels with a 4-neighbour outside
 // the object are its border; each border pixel counts 0, 1, sqrt 2 or (1 + sqrt 2) / 2 by how many of its
-// 4- and 8-neighbours are border of the same object ("Design and FPGA implementation of a
-// perimeter estimator", Queen's University of Belfast). Three rows of border labels are kept for that.
+// 4- and 8-neighbours are border of the same object (Benkrid, Crookes, Benkrid: Design and FPGA
+// implementation of a perimeter estimator, Queen's University of Belfast). Three rows of border labels are
+// kept for that.
 //
 // Convex area: exact area of the hull of the pixels' corners. Only the first and the last pixel of a label in
 // a row can touch the hull, so one extent per label and row is kept; sorted by label they rise by row, and
-// two monotone chains give the hull ("Another efficient algorithm for convex hulls in two dimensions", Inf.
-// Process. Lett. 9, 1979). Cost: pixels + runs + border pixels.
+// two monotone chains give the hull (Andrew: Another efficient algorithm for convex hulls in two dimensions,
+// Information Processing Letters 9, 1979). Cost: pixels + runs + border pixels.
 #pragma once
 
 #include <cstdint>

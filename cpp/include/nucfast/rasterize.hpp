@@ -1,10 +1,10 @@
 // Fills polygons into a label map: the way back from rings to pixels.
 //
 // A pixel belongs to a polygon if its centre does, by the even-odd rule. Scanline fill: every polygon edge is
-// cut with the centre lines of the rows it crosses, the cuts of a row are sorted and filled pairwise
-// ("Computer Graphics: Principles and Practice", 2nd ed. 1990, section 3.6). Half-open rules (an
-// edge covers y0 <= centre < y1, a pair fills xa <= centre < xb) and one formula for a cut, whichever way the
-// edge runs, make polygons that share an edge neither overlap nor leave a gap.
+// cut with the centre lines of the rows it crosses, the cuts of a row are sorted and filled pairwise (Foley
+// et al.: Computer Graphics: Principles and Practice, 2nd ed. 1990, section 3.6). Half-open rules (an edge
+// covers y0 <= centre < y1, a pair fills xa <= centre < xb) and one formula for a cut, whichever way the edge
+// runs, make polygons that share an edge neither overlap nor leave a gap.
 //
 // Cost: per polygon its vertices, n log n of its cuts, and its pixels.
 #pragma once

@@ -144,11 +144,22 @@ class Bundle:
     """A model and everything needed to run it; made by ``load_bundle``, written by ``write_bundle``.
 
     Attributes:
+        name: how commands call it; without "/".
+        version: of the model, not of nucfast.
+        description: what it finds, in one line.
         mpp: micrometres per pixel the network expects.
         tile_px: side of the square tile to feed it, a multiple of ``stride_px``.
         stride_px: both sides of a tile must be multiples of this.
         margin_px: width of the tile's rim whose outputs lack context and are thrown away.
-        halo_px: how far a region reaches beyond its own square; larger nuclei may be cut.
+        halo_px: how far a region reaches beyond its own square; where a nucleus reaches further, the region
+            is done again with a larger halo.
+        outputs: what the network gives.
+        classes: of nuclei, one per channel of the output "class"; one at most without that output.
+        class_scheme: the classes of the data set it learned from; None: it tells none apart.
+        decoder: how outputs become nuclei.
+        licence: of the weights.
+        training: how it was trained: the recipe and the names of the data sets.
+        accuracy: measured scores: a data set, a split, the convention and figures each.
         input_name: the graph's input, (N, height, width, 3) uint8 RGB.
         variants: the further files of the network.
         path: the directory or zip it came from; None before it is written.

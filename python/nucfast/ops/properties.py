@@ -53,9 +53,8 @@ def region_properties(
             finite inside a label; shapes differ from the above.
     """
     labels = np.ascontiguousarray(labels)
-    if (
-        labels.dtype != np.int32
-    ):  # before the greatest value of something else decides how much memory is needed
+    # Before the greatest value of something else decides how much memory is needed.
+    if labels.dtype != np.int32:
         raise TypeError(f"labels: expected int32, got {labels.dtype}")
     if count is None:
         count = int(labels.max(initial=0))

@@ -31,7 +31,8 @@ def rasterize(
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
         ValueError: a shape differs from the above, ``offsets`` do not rise from 0 to P, a coordinate is not
-            finite, a value is negative, or ``out`` is read-only or not contiguous. ``out`` is then unchanged.
+            finite or beyond 1e15, a value is negative, or ``out`` is read-only or not contiguous. ``out`` is
+            then unchanged.
     """
     _core.rasterize(
         np.ascontiguousarray(vertices), np.ascontiguousarray(offsets), np.ascontiguousarray(values), out

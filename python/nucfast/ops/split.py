@@ -63,10 +63,10 @@ def find_nuclei(
     """Turn a network's maps into nuclei.
 
     ``height`` is smoothed with the 3x3 binomial kernel, so that a single pixel makes no summit. The mask is
-    where the probability is at or above ``threshold``. It is split by ``split_instances``; of
-    each nucleus stay the pixels with at least ``peak_share`` of its highest probability, so that with a low
-    threshold faint nuclei are found and clear ones are not widened. Then small holes of the mask are filled,
-    and it is split for good.
+    where the probability is at or above ``threshold``. It is split by ``split_instances``; of each nucleus
+    stay the pixels with at least ``peak_share`` of its highest probability, so that with a low threshold
+    faint nuclei are found and clear ones are not widened. Then small holes of the mask are filled, and it is
+    split for good.
 
     Args:
         probability: (H, W) uint8, of nucleus.

@@ -36,7 +36,7 @@ def find_seeds(
 
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
-        ValueError: shapes differ, or ``threshold`` is out of range.
+        ValueError: shapes differ, or ``threshold`` or ``threads`` is out of range.
     """
     height = np.asarray(height)
     if height.dtype != np.uint8:
@@ -86,7 +86,10 @@ def watershed(
 
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
-        ValueError: shapes differ, or ``markers`` holds a negative number.
+        ValueError: shapes differ, ``markers`` holds a negative number, or ``threads`` is below 1.
+
+    Beucher, Meyer: The morphological approach to segmentation: the watershed transformation. Mathematical
+    Morphology in Image Processing, 1993.
     """
     levels: NDArray[Any] = np.ascontiguousarray(elevation)
     labels = np.empty(levels.shape, np.int32) if out is None else out

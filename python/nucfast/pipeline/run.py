@@ -52,9 +52,18 @@ logger = logging.getLogger("nucfast")
 class SlideReport:
     """What became of one input.
 
-    ``status`` is "done", "skipped" (finished earlier), "partial" (this shard's regions are done, others' are
-    not), "planned" (a dry run) or "failed", with the reason in ``error``; ``warning`` says what to see to.
-    ``analysed_mm2`` is the area of the ``regions`` that are run; in a dry run, that would be run now.
+    Attributes:
+        slide: its path.
+        status: "done", "skipped" (finished earlier), "partial" (this shard's regions are done, others' are
+            not), "planned" (a dry run) or "failed".
+        folder: where its results are.
+        nuclei: how many were found.
+        counts: the same by class name.
+        regions: those that are run; in a dry run, that would be run now.
+        analysed_mm2: their area.
+        seconds: spent on it by this process.
+        error: why it failed, in one line; else empty.
+        warning: what to see to, in one line; else empty.
     """
 
     slide: str
@@ -71,7 +80,15 @@ class SlideReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What became of a run; ``exit_code`` is what the command line returns. A dry run has no manifest."""
+    """What became of a run.
+
+    Attributes:
+        slides: one report per input, in the order of the inputs.
+        seconds: of the whole run.
+        stages: where the time went.
+        engine: the engine's description.
+        manifest: the file that holds all of this; None after a dry run.
+    """
 
     slides: tuple[SlideReport, ...]
     seconds: float
@@ -86,7 +103,7 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0: all done; 1: some inputs failed."""
+        """What the command line returns. 0: all done; 1: some inputs failed."""
         return 1 if self.failed else 0
 
 
@@ -105,7 +122,8 @@ def infer(
     the same arguments, on any machines that see the output folder: they share the work.
 
     Args:
-        inputs: files, folders (searched recursively) and glob patterns.
+        inputs: files, folders (searched recursively), glob patterns, and CSV files with the columns path and
+            maybe mpp; see ``nucfast.slide.find_slides``.
         output: folder for the results, made if need be.
         on_event: called with what happens, as mappings with the key "event": "run", "slide", "region", the
             status of a slide that is finished with (see ``SlideReport``), "end". docs/outputs.md lists them.

@@ -23,8 +23,8 @@ from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
 from nucfast.slide.base import WHITE, Part
 
-# A scale this near to a whole number is taken for it: scanners state 0.2527 where the model wants 0.5, and
-# one per cent of size means nothing to the network, while whole factors are read faster and without
+# A scale this near to a whole number is taken for it: scanners state 0.2527 where the model wants 0.5, and a
+# few per cent of size mean nothing to the network, while whole factors are read faster and without
 # resampling.
 SCALE_TOLERANCE = 0.05
 

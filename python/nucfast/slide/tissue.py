@@ -77,8 +77,8 @@ def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
     """Find the tissue of a bright-field slide.
 
     A pixel is tissue if its darkest channel, which sees pale pink and dark blue alike, is below Otsu's
-    threshold ("A threshold selection method from gray-level histograms", 1979), the latter kept near the
-    value of the glass. Specks are dropped, small holes closed, and the border widened. A slide without any
+    threshold (A threshold selection method from gray-level histograms, 1979), the latter kept near the value
+    of the glass. Specks are dropped, small holes closed, and the border widened. A slide without any
     glass is all tissue; so is fluorescence.
 
     What cannot be read is taken for tissue. Memory grows with the mask only, not with the slide.
