@@ -17,7 +17,7 @@ from PIL import Image
 
 from nucfast.cli import group
 from nucfast.cli.infer import command as infer_command
-from nucfast.engine import list_bundles
+from nucfast.engine import load_bundle, shipped_names
 from nucfast.errors import SlideError
 from nucfast.slide import write_slide
 from nucfast.testing import synthetic_slide
@@ -179,7 +179,7 @@ def test_what_tifffile_says_of_a_damaged_slide_is_not_repeated(tmp_path):
 
 def test_models_and_doctor():
     names = [json.loads(line)["name"] for line in run("models", "--json").stdout.splitlines()]
-    assert names == [bundle.name for bundle in list_bundles()]
+    assert names == shipped_names()
     assert "he-fast" in names
     assert "problems: none" in run("doctor").stdout
 
@@ -191,10 +191,7 @@ def test_demo_compares_with_the_truth(tmp_path):
 
 
 def test_evaluate_confirms_the_accuracy_that_the_bundle_claims(data_dir, tmp_path):
-    claimed = {
-        (entry["data"], entry["split"]): entry for bundle in list_bundles() for entry in bundle.accuracy
-        if bundle.name == "he-fast"
-    }  # fmt: skip
+    claimed = {(entry["data"], entry["split"]): entry for entry in load_bundle("he-fast").accuracy}
     claim = claimed["consep", "val"]
     run("evaluate", data_dir / "consep", "--json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())

@@ -26,7 +26,6 @@ from nucfast.engine import (
     load_bundle,
     onnxruntime_clash,
     onnxruntime_engine,
-    onnxruntime_packages,
     openvino_engine,
     parity,
     write_bundle,
@@ -699,7 +698,7 @@ def test_clash_of_onnxruntime_packages(monkeypatch):
         return installed[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert onnxruntime_packages() == installed
+    assert onnxruntime_engine.onnxruntime_packages() == installed
     assert onnxruntime_clash() == (
         "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 overwrite each other: run  "
         "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install 'nucfast[gpu]'"

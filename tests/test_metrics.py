@@ -242,7 +242,7 @@ def test_empty_images_are_left_out_of_means():
         assert (wrong.f1_50, wrong.f1_detection, wrong.pq_pooled) == (2 / 3, 2 / 3, 2 / 3)
     nothing = evaluate(blank, blank, true_types={}, pred_types={}, classes={1: "a"})
     assert math.isnan(nothing.pq) and math.isnan(nothing.f1_50) and math.isnan(nothing.mpq)
-    found = json.loads(nothing.to_json())
+    found = json.loads(json.dumps(nothing.as_dict(), allow_nan=False))
     assert (found["images"], found["pq"], found["mpq"]) == (1, None, None)
     assert found["per_class"]["a"]["pq"] is None
 

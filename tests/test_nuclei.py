@@ -115,10 +115,9 @@ def test_empty_has_every_column():
     assert_nuclei_equal(Nuclei.from_arrow(empty.to_arrow()), empty)
 
 
-def test_counts_and_names():
+def test_counts_and_codes():
     nuclei = replace(make_nuclei(4), class_id=np.array([7, 0, 7, 1], np.uint8))
     assert nuclei.counts() == {"epithelial": 1, "inflammatory": 0, "spindle": 2, "unclassified": 1}
-    assert nuclei.class_names == {1: "epithelial", 2: "inflammatory", 7: "spindle"}
     np.testing.assert_array_equal(nuclei.class_codes(), [2, -1, 2, 0])
     assert "4 at 0.25 um/px" in repr(nuclei)
 
@@ -213,7 +212,7 @@ def test_pandas_and_geopandas():
     nuclei = make_nuclei(12)
     frame = nuclei.to_pandas()
     assert list(frame) == ["id", "x", "y", "class", "probability", "class_probability", *FEATURES]
-    names = {**nuclei.class_names, 0: None}
+    names = {0: None} | {entry.id: entry.name for entry in nuclei.classes}
     assert [None if value != value else value for value in frame["class"]] == [
         names[i] for i in nuclei.class_id.tolist()
     ]

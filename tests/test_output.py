@@ -282,9 +282,10 @@ def test_csv_has_units_in_its_header(tmp_path):
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
+    names = {0: ""} | {entry.id: entry.name for entry in nuclei.classes}
     for i, row in enumerate(rows):
         assert int(row["id"]) == nuclei.id[i]
-        assert row["class"] == {**nuclei.class_names, 0: ""}[int(nuclei.class_id[i])]
+        assert row["class"] == names[int(nuclei.class_id[i])]
         assert float(row["x_px"]) == pytest.approx(nuclei.x[i], abs=1e-4)
         assert float(row["y_um"]) == pytest.approx(nuclei.y[i] * 0.25, abs=1e-4)
         assert (row["solidity"] == "") == (i % 3 == 0)

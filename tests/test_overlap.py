@@ -12,7 +12,7 @@ from PIL import Image
 
 import reference
 from nucfast import _core
-from nucfast.ops.overlap import instance_sums, match, match_overlaps, match_points, overlaps
+from nucfast.ops.overlap import instance_sums, match, match_points, overlaps
 from nucfast.testing import random_blobs
 
 TOP = 2**31 - 1
@@ -112,8 +112,10 @@ def test_match_equals_reference(maps, threshold):
     assert sorted([*found.true_id, *found.missed_true]) == reference.ids_of(true)
     assert sorted([*found.pred_id, *found.extra_pred]) == reference.ids_of(pred)
 
-    most = match_overlaps(overlaps(true, pred), iou_threshold=0.0, prefer="iou")
-    assert_allclose(most.iou.sum(), sum(iou[i, j] for i, j in reference.best_pairs(iou)), rtol=1e-12)
+    found = overlaps(true, pred)
+    most = _core.match_pairs(found.true_id, found.pred_id, found.iou)
+    expected = reference.best_pairs(iou)
+    assert_allclose(found.iou[most].sum(), sum(iou[i, j] for i, j in expected), rtol=1e-12)
 
 
 @pytest.mark.parametrize("fill", [0.05, 0.6])
@@ -124,9 +126,10 @@ def test_match_of_large_tangles_equals_reference(fill):
     shared, union = reference.overlap_matrices(true, pred)
     iou = shared / union
     found = overlaps(true, pred)
-    for prefer, expected in (("count", reference.match(iou, 0.0)), ("iou", reference.best_pairs(iou))):
-        matches = match_overlaps(found, iou_threshold=0.0, prefer=prefer)
-        assert_allclose(matches.iou.sum(), sum(iou[i, j] for i, j in expected), rtol=1e-9)
+    most = found.iou[_core.match_pairs(found.true_id, found.pred_id, found.iou)]
+    matched = match(true, pred, iou_threshold=0.0).iou
+    for ious, expected in ((matched, reference.match(iou, 0.0)), (most, reference.best_pairs(iou))):
+        assert_allclose(ious.sum(), sum(iou[i, j] for i, j in expected), rtol=1e-9)
 
 
 def test_a_nucleus_matches_one_of_its_halves_at_one_half():
@@ -144,9 +147,8 @@ def test_more_pairs_come_before_better_pairs():
     pred = np.array([[2] + [1] * 10], dtype=np.int32)
     found = overlaps(true, pred)
     assert found.iou.tolist() == [9 / 11, 1 / 10, 1 / 10]
-    assert match_overlaps(found, iou_threshold=0.1).tp == 2
-    assert match_overlaps(found, iou_threshold=0.1, prefer="iou").tp == 1
-    assert match_overlaps(found, iou_threshold=0.2).tp == 1
+    assert match(true, pred, iou_threshold=0.1).tp == 2
+    assert match(true, pred, iou_threshold=0.2).tp == 1
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (63, 64), (3, 65)])
@@ -209,8 +211,6 @@ def test_bad_arguments_are_named():
         match(good, good, iou_threshold=1.5)
     with pytest.raises(ValueError, match="iou_threshold: expected 0 to 1, got nan"):
         match(good, good, iou_threshold=float("nan"))
-    with pytest.raises(ValueError, match="prefer: expected 'count' or 'iou', got 'best'"):
-        match_overlaps(overlaps(good, good), prefer="best")
     points = np.zeros((3, 2))
     with pytest.raises(TypeError, match="pred: expected float64, got float32"):
         match_points(points, points.astype(np.float32), radius_px=1.0)

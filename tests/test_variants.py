@@ -444,7 +444,7 @@ def test_shuffle_fills_vectors():
     import onnxruntime
 
     network = build_network({"network": SMALL["fast_unet"]}).eval()
-    wrapper = ExportNetwork(network, ["nucleus", "distance"], mean=(0, 0, 0), std=(1, 1, 1))
+    wrapper = ExportNetwork(network, ["nucleus", "distance"])
     plain, _, _ = _to_onnx(wrapper, tiny_spec(stride_px=16), "torchscript")
     fused = onnx.ModelProto()
     fused.CopyFrom(plain)

@@ -51,12 +51,6 @@ def dense_labels(side_px: int) -> NDArray[np.int32]:
 
 
 @_cached
-def dense_mask(side_px: int) -> NDArray[np.bool_]:
-    """(side, side) bool: where ``dense_labels`` are."""
-    return dense_labels(side_px) > 0
-
-
-@_cached
 def dense_prediction(side_px: int) -> NDArray[np.int32]:
     """(side, side) int32: ``dense_labels`` as a decent model sees them.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -47,14 +47,12 @@ class TorchEngine:
     """Runs a network with PyTorch; see ``nucfast.engine.Engine``.
 
     Args:
-        network: as for ``export_bundle``; it is moved to the device.
+        network: as for ``export_bundle``, of pixels in 0..1; it is moved to the device.
         bundle: what it computes.
         device: "cpu" or "cuda:<index>".
         precision: "fp32", or "bf16" or "fp16" by autocast.
         compile: let ``torch.compile`` make kernels for it.
         cuda_graph: record the batch once for each shape and replay it; on a GPU only.
-        mean: as for ``export_bundle``.
-        std: likewise.
 
     Raises:
         EngineError: the precision or device is not there.
@@ -71,8 +69,6 @@ class TorchEngine:
         precision: str = "fp32",
         compile: bool = False,
         cuda_graph: bool = False,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         if precision not in TYPES:
             raise EngineError(f"precision {precision}: PyTorch has {', '.join(TYPES)} here; use one of these")
@@ -89,7 +85,7 @@ class TorchEngine:
         self.precision = precision
         self.threads = torch.get_num_threads()
         names = [spec.name for spec in bundle.outputs]
-        wrapper: nn.Module = ExportNetwork(network, names, mean=mean, std=std).eval().to(device)
+        wrapper: nn.Module = ExportNetwork(network, names).eval().to(device)
         wrapper = wrapper.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = torch.compile(wrapper) if compile else wrapper
         self._cuda_graph = cuda_graph

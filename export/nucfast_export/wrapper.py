@@ -22,7 +22,12 @@ class ExportNetwork(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, names: Sequence[str], *, mean: Sequence[float], std: Sequence[float]
+        self,
+        network: nn.Module,
+        names: Sequence[str],
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
         self.network = network

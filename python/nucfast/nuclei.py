@@ -219,11 +219,6 @@ class Nuclei:
             if mine[name] != expected:
                 raise ValueError(f"{name}: expected {expected}, got {mine[name]}")
 
-    @property
-    def class_names(self) -> dict[int, str]:
-        """Class id to name, in the order of the scheme."""
-        return {entry.id: entry.name for entry in self.classes}
-
     def counts(self) -> dict[str, int]:
         """Class name to number of nuclei, in the order of the scheme; unclassified ones last, if any."""
         histogram = np.bincount(self.class_id, minlength=256)

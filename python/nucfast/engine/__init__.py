@@ -7,14 +7,12 @@ from nucfast.engine.bundle import (
     DecoderSpec,
     OutputSpec,
     Variant,
-    list_bundles,
     load_bundle,
     shipped_names,
     write_bundle,
 )
 from nucfast.engine.create import ENGINES, PRECISIONS, create_engine
-from nucfast.engine.cuda import cuda_device_count
-from nucfast.engine.onnxruntime_engine import onnxruntime_clash, onnxruntime_packages
+from nucfast.engine.onnxruntime_engine import onnxruntime_clash
 from nucfast.engine.openvino_engine import import_openvino
 from nucfast.engine.parity import Difference, parity
 from nucfast.engine.speed import Speed, measure_speed
@@ -34,13 +32,10 @@ __all__ = [
     "Variant",
     "available_cpus",
     "create_engine",
-    "cuda_device_count",
     "import_openvino",
-    "list_bundles",
     "load_bundle",
     "measure_speed",
     "onnxruntime_clash",
-    "onnxruntime_packages",
     "parity",
     "shipped_names",
     "write_bundle",

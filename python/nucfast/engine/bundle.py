@@ -348,13 +348,8 @@ def load_bundle(name_or_path: str | Path, *, without: tuple[str, str] | None = N
     return bundle
 
 
-def list_bundles() -> list[Bundle]:
-    """The bundles that come with the package, by name."""
-    return [load_bundle(_shipped_root() / name) for name in shipped_names()]
-
-
 def shipped_names() -> list[str]:
-    """The names of those bundles, whether or not they are intact."""
+    """The names of the bundles that come with the package, sorted, whether or not they are intact."""
     root = _shipped_root()
     return sorted({found.parent.name for file in (MANIFEST, MODEL) for found in root.glob(f"*/{file}")})
 

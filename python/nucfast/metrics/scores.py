@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,10 +130,6 @@ class Scores:
         """Return plain numbers, strings and dictionaries that JSON can hold; NaN becomes None."""
         plain: dict[str, Any] = _without_nan(asdict(self))
         return plain
-
-    def to_json(self) -> str:
-        """Return the scores as one JSON object, keys in the order of the attributes."""
-        return json.dumps(self.as_dict(), indent=2, allow_nan=False)
 
 
 def _without_nan(value: Any) -> Any:

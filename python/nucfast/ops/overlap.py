@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +100,7 @@ class InstanceSums:
     Attributes:
         good: pairs with IoU > 0.5; no nucleus is in two of them.
         good_iou: the sum of their IoUs.
-        matched: by threshold, the pairs of ``match_overlaps(found, iou_threshold=0.5)`` that reach it.
+        matched: by threshold, the pairs of ``match`` at IoU 0.5 that reach it.
         matched_iou: the sum of the IoUs of that matching.
         best_shared: pixels that each overlapped true nucleus shares with the predicted one of highest IoU
             (ties: the larger overlap, then the smaller id), which several may take.
@@ -167,32 +166,13 @@ def match(true: NDArray[np.int32], pred: NDArray[np.int32], *, iou_threshold: fl
         TypeError: a map is not int32.
         ValueError: shapes differ, an id is negative, or the threshold is outside 0 to 1.
     """
-    return match_overlaps(overlaps(true, pred), iou_threshold=iou_threshold)
-
-
-def match_overlaps(
-    found: Overlaps, *, iou_threshold: float = 0.5, prefer: Literal["count", "iou"] = "count"
-) -> Matches:
-    """Match nuclei as ``match`` does, from overlaps that are counted already.
-
-    Args:
-        found: the result of ``overlaps``.
-        iou_threshold: from 0 (any overlap) to 1 (identical).
-        prefer: ``"count"``: as many pairs as possible, then the largest sum of IoUs. ``"iou"``: the largest
-            sum of IoUs, even with fewer pairs.
-
-    Raises:
-        ValueError: the threshold is outside 0 to 1, or ``prefer`` is neither word.
-    """
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold: expected 0 to 1, got {iou_threshold}")
-    if prefer not in ("count", "iou"):
-        raise ValueError(f"prefer: expected 'count' or 'iou', got {prefer!r}")
+    found = overlaps(true, pred)
     candidates = np.flatnonzero(found.iou >= iou_threshold)
-    weight = found.iou[candidates]
-    if prefer == "count":
-        # All IoUs together weigh less than one pair more.
-        weight = 1.0 + weight / (2.0 * max(1, min(len(found.true_ids), len(found.pred_ids))))
+    # All IoUs together weigh less than one pair more.
+    most = max(1, min(len(found.true_ids), len(found.pred_ids)))
+    weight = 1.0 + found.iou[candidates] / (2.0 * most)
     picked = candidates[_core.match_pairs(found.true_id[candidates], found.pred_id[candidates], weight)]
     true_id, pred_id = found.true_id[picked], found.pred_id[picked]
     return Matches(

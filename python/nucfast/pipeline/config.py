@@ -8,8 +8,6 @@ from pathlib import Path
 from nucfast.errors import NucfastError
 from nucfast.slide.mpp import check_option
 
-FORMATS = ("geoparquet", "geojson.gz")
-
 
 @dataclass(frozen=True)
 class InferConfig:
@@ -47,7 +45,7 @@ class InferConfig:
     engine: str = "auto"
     precision: str = "auto"
     threads: int | None = None
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = ("geoparquet", "geojson.gz")
     overlay: bool = True
     mpp: float | None = None
     region_px: int = 4096
