@@ -15,12 +15,6 @@ namespace nucfast {
 
 namespace {
 
-void prefetch([[maybe_unused]] const void* address) {
-#if defined(__GNUC__)
-    __builtin_prefetch(address);
-#endif
-}
-
 // A first-in first-out list of pixels per level, as chains of chunks. A chunk is used again once it is read,
 // so the queue takes no more memory than its longest state and stays in cache. A tail on a chunk's border
 // stands for "no room": the list has no chunk yet, or its last is full.
@@ -167,9 +161,9 @@ void flood(Plane<const T> elevation, const std::int32_t* begin, const std::int32
     const auto last = static_cast<std::int32_t>(labels.size() - 1);
     for (const std::int32_t* p = begin; p != end; ++p) queue.push(elevation.data[*p], *p);
     const auto soon = [&](std::int32_t p) {
-        prefetch(value + p);
-        prefetch(value + std::max(p - cols, 0));
-        prefetch(value + (last - p > cols ? p + cols : last));
+        __builtin_prefetch(value + p);
+        __builtin_prefetch(value + std::max(p - cols, 0));
+        __builtin_prefetch(value + (last - p > cols ? p + cols : last));
     };
     for (std::size_t level = 0; level < levels; ++level) {
         const auto highest_open = -1 - static_cast<Label>(level);

@@ -7,23 +7,13 @@
 #include "nucfast/dispatch.hpp"
 #include "nucfast/view.hpp"
 
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
-
 namespace nucfast {
 
 using Word = std::uint64_t;  // bit b of word w of a row is about column 64 w + b
 constexpr std::ptrdiff_t kBits = 64;
 
 NUCFAST_INLINE int count_zeros(Word word) {  // below the lowest bit; `word` is not 0
-#if defined(_MSC_VER)
-    unsigned long index = 0;
-    _BitScanForward64(&index, word);
-    return static_cast<int>(index);
-#else
     return __builtin_ctzll(word);
-#endif
 }
 
 // The bits of 16 labels of two rows that differ.

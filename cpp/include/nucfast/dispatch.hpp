@@ -1,16 +1,15 @@
 // Which instruction set the kernels use: chosen at run time, so that one build for any x86-64 is fast on
 // each.
 //
-// A kernel always has a plain C++ form, which is the only one outside GCC and Clang on x86-64. Where it pays,
-// the same function exists compiled for AVX2 or AVX-512, with the same result to the last bit: the build
-// forbids fused multiply-adds (-ffp-contract=off), which are the only difference these sets could make to
-// plain code.
+// A kernel always has a plain C++ form, which is the only one outside x86-64. Where it pays, the same
+// function exists compiled for AVX2 or AVX-512, with the same result to the last bit: the build forbids fused
+// multiply-adds (-ffp-contract=off), which are the only difference these sets could make to plain code. The
+// compiler is GCC or Clang.
 //
 // Two ways to write one:
 //
 //   NUCFAST_INLINE void scale_body(float* v, std::ptrdiff_t n) { ... plain loops for the compiler ... }
-//   NUCFAST_VARIANTS(void, scale, (float* v, std::ptrdiff_t n), (v, n))  // scale() picks scale_body's best
-//   form
+//   NUCFAST_VARIANTS(void, scale, (float* v, std::ptrdiff_t n), (v, n))  // scale() picks its best form
 //
 //   #if NUCFAST_X86
 //   NUCFAST_AVX2 void scale_avx2(float* v, std::ptrdiff_t n) { ... intrinsics ... }
@@ -22,9 +21,9 @@
 
 #include <optional>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__)
 #define NUCFAST_X86 1
-#if defined(__GNUC__) && !defined(__clang__)
+#if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 of its own header, where it means to be
 #include <immintrin.h>
@@ -56,13 +55,7 @@ Isa set_isa(std::optional<Isa> limit);
 }  // namespace nucfast
 
 // What a body and every function it calls must be, or they keep the baseline's instructions.
-#if defined(__GNUC__) || defined(__clang__)
 #define NUCFAST_INLINE inline __attribute__((always_inline))
-#elif defined(_MSC_VER)
-#define NUCFAST_INLINE __forceinline
-#else
-#define NUCFAST_INLINE inline
-#endif
 
 #if NUCFAST_X86
 #define NUCFAST_AVX2 __attribute__((target("avx2,bmi,bmi2,popcnt")))
