@@ -106,7 +106,7 @@ def test_overhead(benchmark):
 
 def pytorch_engines(bundle):
     from nucfast_export.torch_engine import TorchEngine
-    from nucfast_training.train import build_network
+    from nucfast_training.networks import build_network
 
     network = build_network(bundle.training["recipe"])
     return {f"pytorch {kind}": TorchEngine(network, bundle, precision=kind) for kind in ("fp32", "bf16")}
