@@ -22,9 +22,9 @@ _MAX_MASK_PX = 2**26
 # Side of the part of the mask computed at once.
 _BLOCK_PX = 512
 
-# Glass is bright, gray and even: the peak of the histogram among pixels at least this bright whose channels
+# Glass is bright, grey and even: the peak of the histogram among pixels at least this bright whose channels
 # differ by at most this much, if the peak and its neighbours hold this share of the slide. Pale pink stroma
-# is bright, too, but not gray.
+# is bright, too, but not grey.
 _MIN_GLASS = 215
 _MAX_SATURATION = 12
 _PEAK_WIDTH = 3
@@ -109,11 +109,11 @@ def tissue_mask(slide: Slide, *, mpp: float = 8.0) -> TissueMask:
 
 
 def _darkest_channel(slide: Slide, scale: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The mask's cells as (rows, cols) minimum over R, G, B; and the histogram of it over the gray ones."""
+    """The mask's cells as (rows, cols) minimum over R, G, B; and the histogram of it over the grey ones."""
     width, height = slide.dimensions
     cols, rows = math.ceil(width / scale), math.ceil(height / scale)
     darkest = np.empty((rows, cols), np.uint8)
-    gray_counts = np.zeros(256, np.int64)
+    grey_counts = np.zeros(256, np.int64)
     for row in range(0, rows, _BLOCK_PX):
         for col in range(0, cols, _BLOCK_PX):
             view = darkest[row : row + _BLOCK_PX, col : col + _BLOCK_PX]
@@ -122,30 +122,30 @@ def _darkest_channel(slide: Slide, scale: float) -> tuple[NDArray[np.uint8], NDA
                 col * scale, row * scale, view.shape[1], view.shape[0], scale, fill=0
             )
             np.min(block, axis=2, out=view)
-            gray = block.max(axis=2) - view <= _MAX_SATURATION
-            gray_counts += np.bincount(view[gray], minlength=256)
-    return darkest, gray_counts
+            grey = block.max(axis=2) - view <= _MAX_SATURATION
+            grey_counts += np.bincount(view[grey], minlength=256)
+    return darkest, grey_counts
 
 
-def _threshold(counts: NDArray[np.int64], gray_counts: NDArray[np.int64]) -> int:
+def _threshold(counts: NDArray[np.int64], grey_counts: NDArray[np.int64]) -> int:
     """Values below this are tissue."""
-    glass = _glass(gray_counts, int(counts.sum()))
+    glass = _glass(grey_counts, int(counts.sum()))
     if glass is None:
         return 256
     return min(max(_otsu(counts), glass - _MAX_CONTRAST), glass - _MIN_CONTRAST)
 
 
-def _glass(gray_counts: NDArray[np.int64], total: int) -> int | None:
+def _glass(grey_counts: NDArray[np.int64], total: int) -> int | None:
     """The value of the glass, None if there is none to be seen.
 
     Pure white is no measurement but what lies outside the scanned part, or a background that was painted out:
     it counts where there is no other.
     """
-    peaks = np.convolve(gray_counts[:255], np.ones(2 * _PEAK_WIDTH + 1, np.int64), mode="same")
+    peaks = np.convolve(grey_counts[:255], np.ones(2 * _PEAK_WIDTH + 1, np.int64), mode="same")
     peak = _MIN_GLASS + int(peaks[_MIN_GLASS:].argmax())
     if peaks[peak] >= _MIN_PEAK_SHARE * total:
         return peak
-    return 255 if gray_counts[255] >= _MIN_PEAK_SHARE * total else None
+    return 255 if grey_counts[255] >= _MIN_PEAK_SHARE * total else None
 
 
 def _otsu(counts: NDArray[np.int64]) -> int:
