@@ -345,8 +345,8 @@ def test_every_key_is_required_and_typed(directory):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("mpp",), 0, r"mpp: expected micrometres per pixel, 0.05 to 20.0, got 0"),
-        (("mpp",), 353.0, r"mpp: expected micrometres"),
+        (("mpp",), 0, r"mpp: expected um per pixel, 0.05 to 20, got 0"),
+        (("mpp",), 353.0, r"mpp: expected um per pixel"),
         (("mpp",), "0.5", r"mpp: expected a number, got '0.5'"),
         (("tile_px",), 62, r"tile_px: expected a multiple of stride_px = 4, got 62"),
         (("tile_px",), 16, r"tile_px: expected more than 2 \* margin_px, in whole strides, got 16"),
@@ -377,7 +377,7 @@ def test_nonsense_is_refused(directory, path, value, message):
 
 
 def test_constructors_check_too():
-    with pytest.raises(ValueError, match="mpp: expected micrometres"):
+    with pytest.raises(ValueError, match="mpp: expected um per pixel"):
         tiny_spec(mpp=353.0)
     with pytest.raises(ValueError, match="channels: expected 1 or more"):
         OutputSpec("x", "", 0, 1)

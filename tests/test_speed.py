@@ -48,7 +48,6 @@ def test_benchmark_command(bundle, tmp_path):
         (["--batch", "-1"], "-1 is not in the range x>=1"),
         (["--batch", "0"], "0 is not in the range x>=1"),
         (["--seconds", "-1"], "-1.0 is not in the range x>=0"),
-        (["--device", "foo"], "--device: expected auto, cpu, cuda or cuda:N, got 'foo'"),
         (["--json", "/nodir/x.json"], "--json: /nodir is no folder to write to"),
     ],
 )
@@ -57,6 +56,13 @@ def test_benchmark_refuses_before_it_measures(bundle, monkeypatch, arguments, me
     result = CliRunner().invoke(group, ["benchmark", "--model", str(bundle.path), *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_benchmark_refuses_a_device_before_it_measures(bundle, monkeypatch):
+    monkeypatch.setattr("nucfast.cli.benchmark.measure_speed", lambda *_, **__: pytest.fail("measured"))
+    arguments = ["benchmark", "--model", str(bundle.path), "--device", "foo"]
+    with pytest.raises(EngineError, match="device: expected auto, cpu, cuda or cuda:<index>, got 'foo'"):
+        CliRunner().invoke(group, arguments, catch_exceptions=False)
 
 
 def test_memory_is_that_of_the_measured_process_alone(bundle):

@@ -37,6 +37,11 @@ class MissingExtraError(NucfastError):
     """A package is not installed or does not load; the message holds the command that mends it."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require(module: str, *, extra: str | None, purpose: str) -> ModuleType:
     """Import a module that may not be there.
 
@@ -55,13 +60,12 @@ def require(module: str, *, extra: str | None, purpose: str) -> ModuleType:
     # Libraries raise whatever fails in them: a library of theirs is broken, or made for another NumPy.
     except Exception as error:
         missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
         if missing == package:
             what, install = "", brings_it if extra is not None else f"--force-reinstall {brings_it}"
         elif missing and missing.split(".")[0] != package:
             what, install = f", which needs {missing.split('.')[0]!r}", missing.split(".")[0]
         else:
-            what, install = f", which does not load ({reason})", f"--force-reinstall {brings_it}"
+            what, install = f", which does not load ({one_line(error)})", f"--force-reinstall {brings_it}"
         raise MissingExtraError(
             f"{purpose} needs the package {package!r}{what}: run  pip install {install}"
         ) from error

@@ -12,17 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nucfast.errors import require
+from nucfast.output.overlay import COLORBLIND_SAFE
 from nucfast_training.augmentation import Planes
 from nucfast_training.targets import TARGETS, UNCLASSIFIED
 
-# Background, then classes; readable side by side for colour-blind eyes (Okabe & Ito).
-PALETTE = np.array(
-    [
-        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
-        (213, 94, 0), (204, 121, 167),
-    ],
-    np.uint8,
-)  # fmt: skip
+PALETTE = np.array([(0, 0, 0), *COLORBLIND_SAFE], np.uint8)  # background, then classes
 
 
 def draw_learning_curve(log: Path, out: Path, metric: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 import click
 
+from nucfast.cli.options import model_option
 from nucfast.engine import ENGINES, PRECISIONS, Speed, available_cpus, load_bundle, measure_speed
+from nucfast.engine.create import check_device_name
 from nucfast.errors import NucfastError
 from nucfast.pipeline import InferConfig
 from nucfast.version import VERSION
@@ -35,7 +36,7 @@ COMPARED = tuple(name for name in ENGINES if name not in {"auto", "pytorch"})
 
 
 @click.command("benchmark")
-@click.option("--model", default=InferConfig.model, show_default=True, help="A model's name or path.")
+@model_option
 @click.option(
     "--engine",
     "engines",
@@ -95,8 +96,7 @@ def command(
             raise click.BadParameter(
                 f"expected a multiple of {bundle.stride_px}, got {side}", param_hint="--tile-px"
             )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
-        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
+    check_device_name(device)
     if json_path is not None and not os.access(json_path.parent, os.W_OK):
         raise click.BadParameter(f"{json_path.parent} is no folder to write to", param_hint="--json")
     rows: list[Speed] = []

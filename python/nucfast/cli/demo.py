@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nucfast.pipeline import InferConfig
+from nucfast.cli.options import model_option
 
 
 @click.command("demo")
@@ -20,9 +20,7 @@ from nucfast.pipeline import InferConfig
 )
 @click.option("--size-px", type=int, default=3000, show_default=True, help="Side of the slide, at 0.5 um/px.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another slide.")
-@click.option(
-    "--model", default=InferConfig.model, show_default=True, help="Name of a model, or path of a bundle."
-)
+@model_option
 def command(output: Path, size_px: int, seed: int, model: str) -> int:
     """Make a synthetic H&E slide with known nuclei, run on it, and compare. Needs no network and no data."""
     from nucfast.cli.infer import run_with_progress

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from nucfast.engine import Bundle, Difference, create_engine, load_bundle, write_bundle
-from nucfast.engine.bundle import MANIFEST, MODEL
+from nucfast.engine.bundle import MANIFEST, MODEL, VARIANT_PRECISIONS
 from nucfast.errors import NucfastError, require
 
 FORMATS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
@@ -24,7 +24,7 @@ SCORES = ("pq", "aji")
 @click.option("--to", "format", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "fp16", "bf16", "int8")),
+    type=click.Choice(VARIANT_PRECISIONS),
     default="fp32",
     show_default=True,
     help="The arithmetic of the file.",

@@ -12,11 +12,15 @@ from nucfast.pipeline import InferConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+model_option = click.option(
+    "--model", default=InferConfig.model, show_default=True, help="A model's name or path."
+)
+
 
 def network_options(command: Command) -> Command:
     """Which network runs where: ``--model``, ``--device``, ``--engine``, ``--precision``."""
     options = (
-        click.option("--model", default=InferConfig.model, show_default=True, help="A model's name or path."),
+        model_option,
         click.option(
             "--device",
             default=InferConfig.device,

@@ -25,11 +25,11 @@ from typing import Any, NoReturn
 from nucfast.engine.weights import with_half_weights
 from nucfast.errors import BundleError
 from nucfast.nuclei import NucleusClass
+from nucfast.slide.mpp import MAX_MPP, MIN_MPP, is_credible
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
-MPP_RANGE = (0.05, 20.0)  # outside it a number is a resolution in another unit, not micrometres per pixel
 
 _INPUT = {"layout": "NHWC", "dtype": "uint8", "channels": "RGB"}
 _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number"}
@@ -191,8 +191,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         _expect(self.name != "" and "/" not in self.name, "name", "a name without '/'", self.name)
-        low, high = MPP_RANGE
-        _expect(low <= self.mpp <= high, "mpp", f"micrometres per pixel, {low} to {high}", self.mpp)
+        _expect(is_credible(self.mpp), "mpp", f"um per pixel, {MIN_MPP:g} to {MAX_MPP:g}", self.mpp)
         _expect(self.stride_px >= 1, "stride_px", "1 or more", self.stride_px)
         _expect(self.margin_px >= 0, "margin_px", "0 or more", self.margin_px)
         _expect(self.halo_px >= 0, "halo_px", "0 or more", self.halo_px)

@@ -82,8 +82,7 @@ def create_engine(
         raise EngineError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
     if precision not in PRECISIONS:
         raise EngineError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
-        raise EngineError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
+    check_device_name(device)
     threads = resolve_threads(threads)
 
     if engine == "openvino" and device.startswith("cuda"):
@@ -128,6 +127,12 @@ def create_engine(
         return TensorRtEngine(bundle, library=engine, device=device, precision=precision, threads=threads)
     tensorrt = engine == "onnxruntime-tensorrt"
     return OnnxRuntimeEngine(bundle, device=device, precision=precision, threads=threads, tensorrt=tensorrt)
+
+
+def check_device_name(device: str) -> None:
+    """Raise EngineError unless ``device`` is one that ``create_engine`` knows, whether or not it is there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
+        raise EngineError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
 
 
 def _has_gpu(engine: str) -> bool:

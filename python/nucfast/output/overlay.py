@@ -21,12 +21,12 @@ from nucfast.slide import Slide
 RGB = tuple[int, int, int]
 
 COLORBLIND_SAFE: tuple[RGB, ...] = (
-    (213, 94, 0),
-    (0, 114, 178),
+    (230, 159, 0),
+    (86, 180, 233),
     (0, 158, 115),
     (240, 228, 66),
-    (86, 180, 233),
-    (230, 159, 0),
+    (0, 114, 178),
+    (213, 94, 0),
     (204, 121, 167),
 )
 """A palette that most people with colour blindness tell apart (Okabe & Ito, 2008), without its black."""

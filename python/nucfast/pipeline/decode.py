@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine import Bundle
+from nucfast.engine import Bundle, Maps
 from nucfast.engine.bundle import MANIFEST
 from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei
 from nucfast.ops import contours, find_nuclei, mean_intensity, region_properties
 from nucfast.pipeline.grid import Region, Window
-from nucfast.pipeline.maps import Maps
 
 # The outputs that each decoder reads. "climb" splits touching nuclei along the distance map; "components"
 # does not split: a nucleus is a 4-connected part of the mask.

@@ -21,8 +21,8 @@ def segment(
     image: NDArray[np.uint8] | str | Path | Slide,
     *,
     mpp: float | None = None,
-    model: str | Path | Bundle = "he-fast",
-    device: str = "auto",
+    model: str | Path | Bundle = InferConfig.model,
+    device: str = InferConfig.device,
     engine: Engine | None = None,
     region_px: int = InferConfig.region_px,
 ) -> Nuclei:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine import Engine
+from nucfast.engine import Engine, Maps
 from nucfast.pipeline.cover import Tile
 from nucfast.pipeline.grid import Window
-
-Maps = Mapping[str, NDArray[np.uint8]]
 
 
 def predict_maps(

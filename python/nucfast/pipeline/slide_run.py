@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.engine import Bundle, Engine
+from nucfast.engine import Bundle, Engine, Maps
 from nucfast.errors import SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.area import Area
@@ -18,7 +18,7 @@ from nucfast.pipeline.cover import CPU_PARTS, GPU_PARTS, Tile, cover
 from nucfast.pipeline.damage import inside
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
-from nucfast.pipeline.maps import Maps, predict_maps
+from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
 from nucfast.slide.base import WHITE, Part

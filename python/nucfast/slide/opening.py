@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.errors import SlideError
+from nucfast.errors import SlideError, one_line
 from nucfast.slide.base import Slide
 from nucfast.slide.inputs import find_slides
 from nucfast.slide.mpp import check_flag
@@ -19,7 +19,7 @@ def open_slide(source: str | os.PathLike[str] | NDArray[np.uint8], *, mpp: float
     """Open a slide, a plain image or an array.
 
     Args:
-        source: a file of any format OpenSlide reads, TIFF or OME-TIFF (8-bit RGB or gray), PNG, JPEG, BMP,
+        source: a file of any format OpenSlide reads, TIFF or OME-TIFF (8-bit RGB or grey), PNG, JPEG, BMP,
             WebP; or a uint8 array of shape (H, W, 3), (H, W) or (H, W, 4), which is borrowed.
         mpp: micrometres per pixel of level 0, overriding what the file says. Required for files that say
             nothing; an array may go without, and then has ``slide.mpp`` None.
@@ -79,8 +79,7 @@ def _open_tiff(path: Path, vendor: str | None, mpp: float | None) -> Slide:
         raise
     except Exception as error:  # tifffile meets damage with whatever its parsing runs into
         if vendor is None:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SlideError(f"{path}: damaged TIFF ({reason}); copy it again") from error
+            raise SlideError(f"{path}: damaged TIFF ({one_line(error)}); copy it again") from error
     return OpenSlideSlide(path, mpp=mpp)
 
 

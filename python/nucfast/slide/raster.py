@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.errors import SlideError
+from nucfast.errors import SlideError, one_line
 from nucfast.slide.base import Slide, make_levels
 from nucfast.slide.mpp import Candidate, Resolution, resolve_mpp
 
@@ -55,7 +55,7 @@ class ArraySlide(Slide):
 
 
 def to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) or (H, W, 1 to 4) as RGB: gray is repeated; 2 and 4 channels end in alpha, over white."""
+    """(H, W) or (H, W, 1 to 4) as RGB: grey is repeated; 2 and 4 channels end in alpha, over white."""
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
     channels = pixels.shape[2]
@@ -140,9 +140,8 @@ def image_slide(path: Path, format_name: str, *, mpp: float | None) -> ArraySlid
     except SlideError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(
-            f"{path}: damaged {format_name} image ({reason}); copy or export it again"
+            f"{path}: damaged {format_name} image ({one_line(error)}); copy or export it again"
         ) from error
     return ArraySlide(pixels, path=path, resolution=resolution, properties={"nucfast.format": format_name})
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucfast.errors import SlideError
+from nucfast.errors import SlideError, one_line
 from nucfast.slide import jpeg2000
 from nucfast.slide.base import WHITE, Part, Slide, make_levels
 from nucfast.slide.jpeg import ReducedJpeg, average, reduced_jpeg
@@ -169,9 +169,8 @@ class TiffSlide(Slide):
                     return average(tiles.whole(jpeg2000.decode(data, tiles.compression)), factor)
                 pixels = tiles.decode(data, at, **tiles.tables)[0]
             except Exception as error:  # imagecodecs has an exception class for every codec
-                reason = " ".join(str(error).split()) or type(error).__name__
                 raise SlideError(
-                    f"{self.path}: tile {at} cannot be decoded ({reason}); copy the file again"
+                    f"{self.path}: tile {at} cannot be decoded ({one_line(error)}); copy the file again"
                 ) from error
             planes.append(pixels[0])
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
@@ -209,7 +208,7 @@ def tiff_slide(path: Path, tif: Any, *, mpp: float | None) -> Slide:
     """A slide from a parsed ``tifffile.TiffFile``.
 
     Raises:
-        SlideError: not 8-bit RGB or gray, several images of one size, truncated, or no resolution stated.
+        SlideError: not 8-bit RGB or grey, several images of one size, truncated, or no resolution stated.
     """
     pages = _images(tif)
     if not pages or _chain_is_cut(tif):
@@ -352,8 +351,9 @@ def _decode_whole(path: Path, page: Any) -> NDArray[np.uint8]:
     except SlideError:
         raise
     except Exception as error:  # imagecodecs has an exception class for every codec
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(f"{path}: damaged TIFF image ({reason}); copy or export it again") from error
+        raise SlideError(
+            f"{path}: damaged TIFF image ({one_line(error)}); copy or export it again"
+        ) from error
     if page.samplesperpixel > 1 and page.planarconfig == _SEPARATE:
         pixels = np.moveaxis(pixels, 0, -1)
     return np.ascontiguousarray(_conversion(page)(pixels))
