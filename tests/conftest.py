@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from nucfast import _core
 
@@ -18,6 +21,15 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("NUCFAST_DATA does not name the folder of data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_labels(data_dir: Path) -> NDArray[np.int32]:
+    """(1000, 1000), the nuclei of an image of CoNSeP."""
+    with Image.open(data_dir / "consep" / "labels" / "train_1.png") as image:
+        labels = np.asarray(image).astype(np.int32)
+    labels.flags.writeable = False
+    return labels
 
 
 @pytest.fixture(scope="session")

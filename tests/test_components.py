@@ -1,13 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
-from PIL import Image
 from scipy import ndimage
 from skimage import measure
 
@@ -47,15 +43,12 @@ def test_equals_scipy_and_skimage(density, connectivity, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_real_label_map(threads):
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set")
-    path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
-    values = np.asarray(Image.open(path)).astype(np.int32)
-    expected = measure.label(values, connectivity=2, background=0)
-    assert_array_equal(label(values, threads=threads), expected)
-    assert_array_equal(label(values.astype(np.uint16), threads=threads), expected)
-    assert_array_equal(label(values > 0, threads=threads), ndimage.label(values > 0, np.ones((3, 3)))[0])
+def test_real_label_map(real_labels, threads):
+    expected = measure.label(real_labels, connectivity=2, background=0)
+    assert_array_equal(label(real_labels, threads=threads), expected)
+    assert_array_equal(label(real_labels.astype(np.uint16), threads=threads), expected)
+    mask = real_labels > 0
+    assert_array_equal(label(mask, threads=threads), ndimage.label(mask, np.ones((3, 3)))[0])
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import shapely
@@ -10,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.testing import assert_array_equal
-from PIL import Image
 
 import reference
 from nucfast.ops.contours import contours
@@ -139,14 +135,9 @@ def test_views_and_read_only_arrays():
     assert_array_equal(contours(labels[::2, ::-3]).points, contours(labels[::2, ::-3].copy()).points)
 
 
-def test_real_label_maps():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set: no real label maps")
-    for name in ("consep/labels/train_1.png", "consep/labels/train_9.png"):
-        with Image.open(Path(os.environ["NUCFAST_DATA"]) / name) as image:
-            labels = np.asarray(image).astype(np.int32)[200:500, 300:600]
-        for style in STYLES:
-            check(labels, style)
+def test_real_label_map(real_labels):
+    for style in STYLES:
+        check(real_labels[200:500, 300:600], style)
 
 
 def test_bad_arguments():

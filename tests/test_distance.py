@@ -1,13 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
-from PIL import Image
 from scipy import ndimage
 from skimage import measure
 
@@ -116,11 +112,8 @@ def test_empty(shape):
     assert distance_transform(np.zeros(shape, bool)).shape == shape
 
 
-def test_real_label_map():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set")
-    path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
-    labels = np.asarray(Image.open(path)).astype(np.int32)
+def test_real_label_map(real_labels):
+    labels = real_labels
     assert_array_equal(distance_transform(labels > 0), scipy_distance(labels > 0))
     actual = distance_transform(labels, threads=2)
     for i, box in enumerate(ndimage.find_objects(labels), 1):

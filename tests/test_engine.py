@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +49,6 @@ CHOICES = [
         marks=pytest.mark.skipif(not onnxruntime_engine.cuda_available(), reason="no CUDA device"),
     ),
 ]
-PRECISIONS = {"openvino-fp32": "fp32", "openvino-bf16": "bf16", "onnxruntime-cpu": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +111,8 @@ def test_every_choice_agrees_with_the_reference(bundle, engine):
         assert row.share_above_1 < (1e-9 if engine.precision == "fp32" else 0.1)
 
 
-def test_engines_agree_on_a_real_image(bundle):
-    root = os.environ.get("NUCFAST_DATA")
-    if root is None:
-        pytest.skip("NUCFAST_DATA is not set")
-    with Image.open(sorted((Path(root) / "consep" / "images").iterdir())[0]) as image:
+def test_engines_agree_on_a_real_image(bundle, data_dir):
+    with Image.open(sorted((data_dir / "consep" / "images").iterdir())[0]) as image:
         tile = np.asarray(image.convert("RGB"))[None, :256, :512]
     engines = [
         create_engine(bundle, engine=name, device="cpu", precision="fp32")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -208,11 +207,8 @@ def test_fp16_refuses_what_it_cannot_hold():
         store_weights_as_fp16(model)
 
 
-def test_real_tiles_join_the_comparison(network, tmp_path):
-    root = os.environ.get("NUCFAST_DATA")
-    if root is None:
-        pytest.skip("NUCFAST_DATA is not set")
-    with Image.open(sorted((Path(root) / "consep" / "images").iterdir())[0]) as image:
+def test_real_tiles_join_the_comparison(network, data_dir, tmp_path):
+    with Image.open(sorted((data_dir / "consep" / "images").iterdir())[0]) as image:
         tiles = np.asarray(image.convert("RGB"))[None, :128, :256]
     report = export_bundle(network, tmp_path / "tiny", tiny_spec(), exporter="torchscript", tiles=[tiles])
     engines = [

@@ -1,10 +1,6 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from PIL import Image
 
 import reference
 from nucfast import _core
@@ -49,10 +45,8 @@ def test_nuclei_are_found_again():
     assert match(labels, found).tp > 0.8 * len(np.unique(labels))
 
 
-@pytest.mark.skipif("NUCFAST_DATA" not in os.environ, reason="NUCFAST_DATA is not set: no annotated images")
-def test_equals_reference_on_real_nuclei():
-    path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
-    check(np.asarray(Image.open(path)).astype(np.int32)[:500, :500], noise=0.1)
+def test_equals_reference_on_real_nuclei(real_labels):
+    check(real_labels[:500, :500], noise=0.1)
 
 
 def test_instruction_sets_give_the_same_nuclei(isa):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,40 +54,34 @@ def perturb(true: np.ndarray, seed: int) -> np.ndarray:
     return pred
 
 
-def read(name: str) -> np.ndarray:
-    with Image.open(data_dir() / name) as image:
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
         return np.array(image)
 
 
-def data_dir() -> Path:
-    folder = os.environ.get("NUCFAST_DATA")
-    if folder is None:
-        pytest.skip("NUCFAST_DATA is not set: no annotated images")
-    return Path(folder)
-
-
-def val_ids(dataset: str) -> list[str]:
-    with (data_dir() / dataset / "manifest.csv").open(newline="") as file:
+def val_ids(dataset: Path) -> list[str]:
+    with (dataset / "manifest.csv").open(newline="") as file:
         return [row["id"] for row in csv.DictReader(file) if row["split"] == "val"]
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+def pairs(data_dir: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Crops of real label maps and perturbed copies of them; the last one has no true nucleus."""
-    truths = [read(f"consep/labels/{i}.png")[300:560, 200:460] for i in val_ids("consep")]
-    truths += [read(f"dsb2018/labels/{i}.png")[:256, :256] for i in val_ids("dsb2018")[::11]]
+    consep, dsb2018 = data_dir / "consep", data_dir / "dsb2018"
+    truths = [read(consep / f"labels/{i}.png")[300:560, 200:460] for i in val_ids(consep)]
+    truths += [read(dsb2018 / f"labels/{i}.png")[:256, :256] for i in val_ids(dsb2018)[::11]]
     found = [(true.astype(np.int32), perturb(true.astype(np.int32), i)) for i, true in enumerate(truths)]
     return [*found, (np.zeros_like(found[0][0]), found[0][1])]
 
 
 @pytest.fixture(scope="module")
-def typed() -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+def typed(data_dir: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """True and predicted labels, true and predicted class maps of CoNSeP crops."""
-    images = []
-    for seed, name in enumerate(val_ids("consep")):
+    consep, images = data_dir / "consep", []
+    for seed, name in enumerate(val_ids(consep)):
         crop = np.s_[200:500, 500:800]
-        true = read(f"consep/labels/{name}.png")[crop].astype(np.int32)
-        true_types = FROM_RAW[read(f"consep/types/{name}.png")[crop]]
+        true = read(consep / f"labels/{name}.png")[crop].astype(np.int32)
+        true_types = FROM_RAW[read(consep / f"types/{name}.png")[crop]]
         pred = perturb(true, seed)
         # Classes move with blocks of the image: many nuclei get a wrong one, some two.
         noise = (

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,15 +102,10 @@ def test_hull_equals_reference(mask):
         assert 0 < columns["circularity"][0] <= 1
 
 
-def test_real_label_map():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set: no real label maps")
-    root = Path(os.environ["NUCFAST_DATA"]) / "consep"
-    with Image.open(root / "labels/train_3.png") as image:
-        labels = np.asarray(image).astype(np.int32)[100:450, 300:650]
-    with Image.open(next(root.glob("images/train_3.*"))) as image:
-        intensity = np.asarray(image.convert("RGB"))[100:450, 300:650]
-    check(labels, intensity)
+def test_real_label_map(data_dir, real_labels):
+    with Image.open(next(data_dir.glob("consep/images/train_1.*"))) as image:
+        intensity = np.asarray(image.convert("RGB"))
+    check(real_labels[100:450, 300:650], intensity[100:450, 300:650])
 
 
 def test_rectangle():

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from PIL import Image
 
 import reference
 from nucfast.ops.contours import contours
@@ -67,11 +63,8 @@ def test_tiny_images_and_nothing_to_draw(shape):
     assert (out == 3).all()
 
 
-def test_real_label_maps_come_back():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set: no real label maps")
-    with Image.open(Path(os.environ["NUCFAST_DATA"]) / "consep/labels/train_2.png") as image:
-        labels = np.asarray(image).astype(np.int32)
+def test_real_label_maps_come_back(real_labels):
+    labels = real_labels
     for style in ("edges", "midpoints"):
         rings = contours(labels, style=style)
         out = np.zeros_like(labels)

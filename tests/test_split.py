@@ -1,13 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
-from PIL import Image
 from scipy import ndimage
 
 import reference
@@ -122,11 +118,8 @@ def test_shifts_with_the_image(noise):
     assert_array_equal(shifted, np.pad(nuclei, around))
 
 
-def test_real_nuclei_are_found_again():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set")
-    path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
-    labels = label(np.asarray(Image.open(path)).astype(np.int32)[::2, ::2])
+def test_real_nuclei_are_found_again(real_labels):
+    labels = label(real_labels[::2, ::2])
     depth = distance_transform(labels)
     deepest = np.maximum(ndimage.maximum(depth, labels, np.arange(labels.max() + 1)), 1)
     height = (ndimage.gaussian_filter(depth / deepest[labels], 0.7) * 255).clip(0, 255).astype(np.uint8)

@@ -1,13 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
-from PIL import Image
 from scipy import ndimage
 from skimage import segmentation
 
@@ -73,11 +69,8 @@ def test_equals_skimage_where_only_marker_pixels_have_no_ties(seed):
     assert_array_equal(watershed(elevation, markers, mask=mask), expected)
 
 
-def test_almost_equals_skimage_on_real_nuclei():
-    if "NUCFAST_DATA" not in os.environ:
-        pytest.skip("NUCFAST_DATA is not set")
-    path = sorted((Path(os.environ["NUCFAST_DATA"]) / "consep" / "labels").glob("*.png"))[0]
-    mask = np.asarray(Image.open(path)) > 0
+def test_almost_equals_skimage_on_real_nuclei(real_labels):
+    mask = real_labels > 0
     height = np.minimum(distance_transform(mask) * 12, 255).astype(np.uint8)
     seeds = find_seeds(height, threshold=90, mask=mask)
     ours = watershed(255 - height, seeds, mask=mask)
