@@ -210,9 +210,8 @@ def make_rays(labels: Labels, planes: Planes) -> Maps:
             if alive.size == 0:
                 break
             length[alive] = step
-        out[1 + ray, rows, cols] = (
-            length  # to the last pixel inside, whose whole square belongs to the polygon
-        )
+        # To the last pixel inside, whose whole square belongs to the polygon.
+        out[1 + ray, rows, cols] = length
     return out
 
 

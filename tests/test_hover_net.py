@@ -59,9 +59,8 @@ def test_instruction_sets_give_the_same_nuclei(isa):
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 30), (30, 1), (3, 4), (40, 25)])
 def test_small_shapes_and_constant_maps(shape):
     ones = np.ones(shape, np.float32)
-    assert not hover_net_labels(
-        ones, np.full((*shape, 2), 0.3, np.float32)
-    ).any()  # no seed where all is steep
+    level = np.full((*shape, 2), 0.3, np.float32)
+    assert not hover_net_labels(ones, level).any()  # no seed where all is steep
     assert not hover_net_labels(0 * ones, np.zeros((*shape, 2), np.float32)).any()
     rng = np.random.default_rng(0)
     hv = rng.normal(size=(*shape, 2)).astype(np.float32)

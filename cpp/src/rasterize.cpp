@@ -44,14 +44,14 @@ void rasterize(Plane<const double> vertices, const std::int64_t* offsets, const 
     for (std::ptrdiff_t polygon = 0; polygon < count; ++polygon) {
         if (offsets[polygon] == offsets[polygon + 1]) continue;
         cuts.clear();
-        const double* from =
-            vertices.row(offsets[polygon + 1] - 1);  // closes the ring; zero length if it is closed
+        // Closes the ring; an edge of no length if it is closed.
+        const double* from = vertices.row(offsets[polygon + 1] - 1);
         for (std::int64_t i = offsets[polygon]; i < offsets[polygon + 1]; ++i) {
             const double* to = vertices.row(i);
             const double* top = from[1] < to[1] ? from : to;
             const double* bottom = from[1] < to[1] ? to : from;
-            const double slope =
-                (bottom[0] - top[0]) / (bottom[1] - top[1]);  // unused where the rows are none
+            // Not a number where the edge is level, and then no row uses it.
+            const double slope = (bottom[0] - top[0]) / (bottom[1] - top[1]);
             const std::ptrdiff_t end = first_centre(bottom[1], out.rows);
             for (std::ptrdiff_t r = first_centre(top[1], out.rows); r < end; ++r) {
                 cuts.emplace_back(r, top[0] + (static_cast<double>(r) + 0.5 - top[1]) * slope);
@@ -59,8 +59,8 @@ void rasterize(Plane<const double> vertices, const std::int64_t* offsets, const 
             from = to;
         }
         std::sort(cuts.begin(), cuts.end());
-        for (std::size_t i = 0; i + 1 < cuts.size();
-             i += 2) {  // a closed ring cuts each row an even number of times
+        // A closed ring cuts each row an even number of times.
+        for (std::size_t i = 0; i + 1 < cuts.size(); i += 2) {
             Label* row = out.row(cuts[i].first);
             const std::ptrdiff_t end = first_centre(cuts[i + 1].second, out.cols);
             for (std::ptrdiff_t c = first_centre(cuts[i].second, out.cols); c < end; ++c) {

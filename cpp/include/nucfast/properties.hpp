@@ -48,7 +48,8 @@ struct Intensity {
 void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out,
                        const std::vector<Intensity>& intensities = {});
 
-// The sums alone, and adds the number of each label's pixels to `pixels` (count). Throws as above.
+// The sums alone, and adds the number of each label's pixels to `pixels` (count). Throws as above, but for
+// the sides.
 void intensity_sums(Plane<const Label> labels, std::ptrdiff_t count, std::int64_t* pixels,
                     const Intensity& intensity);
 
