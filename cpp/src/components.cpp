@@ -74,13 +74,7 @@ struct Strip {
 // --- bits -----------------------------------------------------------------------------------------------
 
 NUCFAST_INLINE int count_ones(Word word) {
-#if defined(_MSC_VER)
-    word -= (word >> 1) & 0x5555555555555555U;
-    word = (word & 0x3333333333333333U) + ((word >> 2) & 0x3333333333333333U);
-    return static_cast<int>((((word + (word >> 4)) & 0x0F0F0F0F0F0F0F0FU) * 0x0101010101010101U) >> 56);
-#else
     return __builtin_popcountll(word);
-#endif
 }
 
 void solid_words(const std::uint8_t* row, std::ptrdiff_t cols, Word* solid) {
@@ -783,15 +777,11 @@ Label label_components(Plane<const T> image, int connectivity, int threads, Plan
     return numbers.count;
 }
 
-#define NUCFAST_INSTANTIATE(T)                                       \
-    template RunComponents run_components(Plane<const T>, int, int); \
-    template Label label_components(Plane<const T>, int, int, Plane<Label>);
-
-NUCFAST_INSTANTIATE(bool)
-NUCFAST_INSTANTIATE(std::uint8_t)
-NUCFAST_INSTANTIATE(std::uint16_t)
-NUCFAST_INSTANTIATE(Label)
-
-#undef NUCFAST_INSTANTIATE
+template RunComponents run_components(Plane<const bool>, int, int);
+template RunComponents run_components(Plane<const Label>, int, int);
+template Label label_components(Plane<const bool>, int, int, Plane<Label>);
+template Label label_components(Plane<const std::uint8_t>, int, int, Plane<Label>);
+template Label label_components(Plane<const std::uint16_t>, int, int, Plane<Label>);
+template Label label_components(Plane<const Label>, int, int, Plane<Label>);
 
 }  // namespace nucfast

@@ -19,16 +19,6 @@ namespace nucfast {
 
 namespace {
 
-// Calls `body(row, run, its number)` for all runs in raster order.
-template <typename Body>
-void for_each_run(const Runs& runs, const Body& body) {
-    for (std::size_t r = 0; r + 1 < runs.row_begin.size(); ++r) {
-        for (auto i = runs.row_begin[r]; i < runs.row_begin[r + 1]; ++i) {
-            body(static_cast<std::ptrdiff_t>(r), runs.runs[i], i);
-        }
-    }
-}
-
 // Ends a row of runs that are added one by one; called once before the first.
 void end_row(Runs& runs) {
     runs.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.runs.size()));
@@ -123,7 +113,7 @@ NUCFAST_VARIANTS(void, smooth_row,
                   std::ptrdiff_t cols, const Run* runs, std::ptrdiff_t count, std::uint8_t* to),
                  (above, here, below, cols, runs, count, to))
 
-using Heights = PerPixel<std::uint8_t>;
+using Bytes = PerPixel<std::uint8_t>;
 using Basins = PerPixel<Label>;
 
 // The pixels of a mask, numbered in raster order. Of a slide's pixels few are in the mask: what is kept of
@@ -142,16 +132,16 @@ struct Pixels {
     std::ptrdiff_t rows() const { return static_cast<std::ptrdiff_t>(runs.row_begin.size()) - 1; }
     Label count() const { return first.back(); }
 
-    Heights values_of(Plane<const std::uint8_t> image) const {
-        Heights values(count());
+    Bytes values_of(Plane<const std::uint8_t> image) const {
+        Bytes values(count());
         for_each_row([&](std::ptrdiff_t r, const Run* row, std::ptrdiff_t length, Label number) {
             copy_row(image.row(r), image.cols, row, length, values.data() + number);
         });
         return values;
     }
 
-    Heights smoothed_values_of(Plane<const std::uint8_t> image) const {
-        Heights values(count());
+    Bytes smoothed_values_of(Plane<const std::uint8_t> image) const {
+        Bytes values(count());
         for_each_row([&](std::ptrdiff_t r, const Run* row, std::ptrdiff_t length, Label number) {
             smooth_row(image.row(std::max<std::ptrdiff_t>(r - 1, 0)), image.row(r),
                        image.row(std::min(r + 1, image.rows - 1)), image.cols, row, length,
@@ -246,7 +236,7 @@ NUCFAST_INLINE Label choose(Label sign, Label if_negative, Label otherwise) {
 }
 
 // Of each pixel -1 - its basin; and the summit of each basin.
-Basins climb(const Heights& heights, const Pixels& pixels, std::ptrdiff_t cols, std::vector<Label>& summits) {
+Basins climb(const Bytes& heights, const Pixels& pixels, std::ptrdiff_t cols, std::vector<Label>& summits) {
     const Runs& mask = pixels.runs;
     Basins pointers(pixels.count());  // -1 - the basin, if it is known, else 1 + a higher pixel
     Label* const pointer = pointers.data();
@@ -387,7 +377,7 @@ void for_each_touch(const Runs& runs, std::ptrdiff_t r, const Body& body) {
 }
 
 // All saddles; and of each pixel whether its basin is another than that of the pixel before it in its run.
-std::vector<Saddle> find_saddles(const Heights& height, const Basins& basins, const Pixels& pixels,
+std::vector<Saddle> find_saddles(const Bytes& height, const Basins& basins, const Pixels& pixels,
                                  PixelBits& borders) {
     SaddleTable table;
     const Label* const basin = basins.data();
@@ -427,8 +417,14 @@ std::vector<Saddle> find_saddles(const Heights& height, const Basins& basins, co
     return table.saddles();
 }
 
+template <typename Index>
+Index find_root(std::vector<Index>& parent, Index i) {
+    while (parent[i] != i) i = parent[i] = parent[parent[i]];
+    return i;
+}
+
 // The basin that stands for each basin's group.
-std::vector<Label> join(const Heights& height, const std::vector<Label>& summits,
+std::vector<Label> join(const Bytes& height, const std::vector<Label>& summits,
                         const std::vector<Saddle>& saddles, int min_rise) {
     const auto level = [&](Label basin) { return height[summits[basin]]; };
     // In the order of step 1: by height, then the earlier in raster order.
@@ -447,18 +443,14 @@ std::vector<Label> join(const Heights& height, const std::vector<Label>& summits
     });
     std::vector<Label> group(summits.size());
     for (std::size_t i = 0; i < group.size(); ++i) group[i] = static_cast<Label>(i);
-    const auto find = [&](Label i) {
-        while (group[i] != i) i = group[i] = group[group[i]];
-        return i;
-    };
     for (const Saddle& s : candidates) {
-        Label a = find(s.a);
-        Label b = find(s.b);
+        Label a = find_root(group, s.a);
+        Label b = find_root(group, s.b);
         if (a == b) continue;
         if (higher(b, a)) std::swap(a, b);
         if (level(b) - s.height < min_rise) group[b] = a;
     }
-    for (std::size_t i = 0; i < group.size(); ++i) group[i] = find(static_cast<Label>(i));
+    for (std::size_t i = 0; i < group.size(); ++i) group[i] = find_root(group, static_cast<Label>(i));
     return group;
 }
 
@@ -468,15 +460,11 @@ template <typename Same>
 std::vector<std::ptrdiff_t> connect(const Runs& runs, const Same& same) {
     std::vector<std::ptrdiff_t> root(runs.runs.size());
     std::iota(root.begin(), root.end(), std::ptrdiff_t{0});
-    const auto find = [&](std::ptrdiff_t i) {
-        while (root[i] != i) i = root[i] = root[root[i]];
-        return i;
-    };
     const auto rows = static_cast<std::ptrdiff_t>(runs.row_begin.size()) - 1;
     for (std::ptrdiff_t r = 0; r + 1 < rows; ++r) {
         for_each_touch(runs, r, [&](std::ptrdiff_t i, std::ptrdiff_t k) {
             if (!same(i, k)) return;
-            const auto [first, other] = std::minmax({find(i), find(k)});
+            const auto [first, other] = std::minmax({find_root(root, i), find_root(root, k)});
             root[other] = first;
         });
     }
@@ -486,13 +474,16 @@ std::vector<std::ptrdiff_t> connect(const Runs& runs, const Same& same) {
 
 // The mask's pixels, by what is found of them.
 struct Groups {
+    Label basin_of(Label pixel) const { return -1 - basin[pixel]; }
+    Label group_of(Label pixel) const { return group[basin_of(pixel)]; }
+
     Basins basin;              // -1 - the basin
     PixelBits borders;         // whether it differs from that of the pixel before in its run
     std::vector<Label> group;  // of each basin the one that stands for its group
 };
 
 // Steps 1 and 2.
-Groups groups_of(const Heights& height, const Pixels& pixels, std::ptrdiff_t cols, int min_rise) {
+Groups groups_of(const Bytes& height, const Pixels& pixels, std::ptrdiff_t cols, int min_rise) {
     Groups found;
     std::vector<Label> summits;
     found.basin = climb(height, pixels, cols, summits);
@@ -503,7 +494,6 @@ Groups groups_of(const Heights& height, const Pixels& pixels, std::ptrdiff_t col
 
 // The runs of the mask, cut where the group changes, and the group of each.
 Runs cut_to_groups(const Pixels& pixels, const Groups& groups, std::vector<Label>& group_of) {
-    const Label* const basin = groups.basin.data();
     Runs parts;
     parts.runs.reserve(pixels.runs.runs.size());
     parts.row_begin.reserve(pixels.runs.row_begin.size());
@@ -513,13 +503,13 @@ Runs cut_to_groups(const Pixels& pixels, const Groups& groups, std::vector<Label
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
             parts.runs.push_back(run);
-            group_of.push_back(groups.group[-1 - basin[pixels.first[i]]]);
+            group_of.push_back(groups.group_of(pixels.first[i]));
             for (std::int32_t c = run.begin; c < run.end; c += kBits) {
                 const Label place = pixels.first[i] + c - run.begin;
                 Word borders = groups.borders.from(place, run.end - c);
                 for (; borders != 0; borders &= borders - 1) {
                     const int k = count_zeros(borders);
-                    const Label group = groups.group[-1 - basin[place + k]];
+                    const Label group = groups.group_of(place + k);
                     if (group == group_of.back()) continue;
                     parts.runs.back().end = c + k;
                     parts.runs.push_back({c + k, run.end});
@@ -568,7 +558,7 @@ Label keep_largest_parts(const Pixels& pixels, const Groups& groups, Plane<Label
     return last;
 }
 
-Label split_pixels(const Heights& height, const Pixels& pixels, int min_rise, Plane<Label> nuclei) {
+Label split_pixels(const Bytes& height, const Pixels& pixels, int min_rise, Plane<Label> nuclei) {
     return keep_largest_parts(pixels, groups_of(height, pixels, nuclei.cols, min_rise), nuclei);
 }
 
@@ -576,14 +566,13 @@ Label split_pixels(const Heights& height, const Pixels& pixels, int min_rise, Pl
 Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, Runs mask,
                   int min_rise, double share) {
     const Pixels pixels(std::move(mask));
-    const PerPixel<std::uint8_t> p = pixels.values_of(probability);
+    const Bytes p = pixels.values_of(probability);
     const Groups groups = groups_of(pixels.smoothed_values_of(height), pixels, height.cols, min_rise);
-    const Label* const basin = groups.basin.data();
     const std::vector<Label>& group = groups.group;
     // Of basins, which are looked up once, and then of groups.
     std::vector<std::uint8_t> highest(group.size());
     for (Label i = 0; i < pixels.count(); ++i) {
-        std::uint8_t& peak = highest[-1 - basin[i]];
+        std::uint8_t& peak = highest[groups.basin_of(i)];
         if (p[i] > peak) peak = p[i];  // seldom: no store for the next load to wait for
     }
     for (std::size_t i = 0; i < group.size(); ++i) {
@@ -598,7 +587,7 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
         const auto first = static_cast<Label>(w * kBits);
         const Label count = std::min<Label>(kBits, pixels.count() - first);
         std::uint8_t bytes[kBits] = {};
-        for (Label k = 0; k < count; ++k) bytes[k] = p[first + k] >= lowest[-1 - basin[first + k]];
+        for (Label k = 0; k < count; ++k) bytes[k] = p[first + k] >= lowest[groups.basin_of(first + k)];
         inside.word(w) = nonzero_bits(bytes);
     }
     Runs kept;
@@ -650,10 +639,13 @@ Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
     }
     const auto root = connect(gaps, [](std::size_t, std::size_t) { return true; });
     std::vector<double> area(root.size(), 0);  // of those that reach the edge infinite
-    for_each_run(gaps, [&](std::ptrdiff_t r, Run gap, std::ptrdiff_t i) {
-        const bool open = r == 0 || r + 1 == rows || gap.begin == 0 || gap.end == cols;
-        area[root[i]] += open ? std::numeric_limits<double>::infinity() : gap.end - gap.begin;
-    });
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        for (auto i = gaps.row_begin[r]; i < gaps.row_begin[r + 1]; ++i) {
+            const Run gap = gaps.runs[i];
+            const bool open = r == 0 || r + 1 == rows || gap.begin == 0 || gap.end == cols;
+            area[root[i]] += open ? std::numeric_limits<double>::infinity() : gap.end - gap.begin;
+        }
+    }
     Runs filled;
     filled.runs.reserve(mask.runs.size());
     end_row(filled);

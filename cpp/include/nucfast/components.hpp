@@ -48,13 +48,15 @@ Runs mask_runs(Plane<const std::uint8_t> values, int lowest);
 // on `threads`. Throws std::invalid_argument for another connectivity, and std::length_error for more than
 // 2^30 columns or 2^31 - 1 components; pixels and runs may be more. Linear in pixels and (nearly) in runs.
 //
-//   T   bool, std::uint8_t, std::uint16_t or Label; a bool may hold any byte, non-zero is true
+//   T   bool or Label; a bool may hold any byte, non-zero is true
 template <typename T>
 RunComponents run_components(Plane<const T> image, int connectivity, int threads);
 
 // Paints components of equal non-zero value into `out` (shape of `image`, may be `image` itself) and returns
 // their number: 1..n in raster order of the first pixel, 0 where `image` is zero. Throws as run_components,
 // before `out` is touched.
+//
+//   T   bool, std::uint8_t, std::uint16_t or Label
 template <typename T>
 Label label_components(Plane<const T> image, int connectivity, int threads, Plane<Label> out);
 
