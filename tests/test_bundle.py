@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
 import pickle
 import shutil
@@ -411,14 +412,34 @@ def test_write_refuses_to_destroy(directory, tmp_path):
     assert (tmp_path / "photos" / "cat.jpg").exists()
 
 
-def test_overwrite_leaves_nothing_behind(directory, tmp_path):
-    (directory / "old.txt").write_text("old")
+@pytest.mark.parametrize("place", ["tiny", "link", "."])
+def test_overwrite_replaces_the_files_of_the_bundle_and_no_others(tmp_path, monkeypatch, place):
+    """In their own folder, be it through a link or from within."""
+    directory = tmp_path / "tiny"
+    write_bundle(directory, tiny_spec(), {MODEL: CONTENT, "old.txt": b"old"})
+    (directory / "notes.txt").write_text("the user's")
+    (tmp_path / "link").symlink_to("tiny")
+    monkeypatch.chdir(directory if place == "." else tmp_path)
     files = {MODEL: b"new", "labels.txt": b"a\nb\n"}
-    bundle = write_bundle(directory, tiny_spec(version="2"), files, overwrite=True)
+    bundle = write_bundle(place, tiny_spec(version="2"), files, overwrite=True)
     assert bundle.version == "2"
     assert bundle.read_file("labels.txt") == b"a\nb\n"
-    assert sorted(path.name for path in directory.iterdir()) == [MANIFEST, "labels.txt", MODEL]
-    assert list(tmp_path.iterdir()) == [directory]
+    assert load_bundle(directory).model_bytes() == b"new"
+    assert sorted(path.name for path in directory.iterdir()) == [MANIFEST, "labels.txt", MODEL, "notes.txt"]
+    assert {path.name: path.is_symlink() for path in tmp_path.iterdir()} == {"tiny": False, "link": True}
+
+
+def test_an_interrupt_leaves_the_old_bundle(directory, monkeypatch):
+    before = sorted(directory.iterdir())
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(directory, tiny_spec(version="2"), {MODEL: b"new"}, overwrite=True)
+    assert load_bundle(directory).model_bytes() == CONTENT
+    assert sorted(directory.iterdir()) == before
 
 
 def test_write_checks_names(tmp_path):
@@ -431,8 +452,22 @@ def test_write_checks_names(tmp_path):
 
 def test_unwritable_parent(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="cannot write the bundle"):
+    with pytest.raises(
+        BundleError, match=r"cannot be written, .*file is no folder to write to; give another"
+    ):
         write_bundle(tmp_path / "file" / "bundle", tiny_spec(), {MODEL: b""})
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        BundleError, match=r"cannot write the bundle: No space left on device; make room, or give"
+    ):
+        write_bundle(tmp_path / "bundle", tiny_spec(), {MODEL: b""})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frozen():

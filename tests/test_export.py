@@ -358,6 +358,10 @@ def test_command_refuses_before_it_works(run, tmp_path, monkeypatch):
     shutil.rmtree(moved)
     with pytest.raises(NucfastError, match=r"openvino has fp32, bf16, int8, got fp16"):
         invoke(run, *out, *data, "--to", "openvino", "--precision", "fp16")
+    with pytest.raises(BundleError, match=r"recipe.toml: cannot be written, .*; give another directory"):
+        (tmp_path / "recipe.toml").touch()
+        invoke(run, "-o", tmp_path / "recipe.toml", *data)
+    (tmp_path / "recipe.toml").unlink()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"empty: expected a data set.* or the folder .* it lacks dsb2018"):
         invoke(run, *out, "--data", tmp_path / "empty")
@@ -369,7 +373,7 @@ def test_command_refuses_before_it_works(run, tmp_path, monkeypatch):
 
 def test_command_replaces_nothing(run, report, tmp_path):
     before = sorted(report.bundle.path.iterdir())
-    with pytest.raises(NucfastError, match=r"tiny: exists already; give another folder with -o"):
+    with pytest.raises(NucfastError, match=r"tiny: exists already; give another folder"):
         invoke(run, "-o", report.bundle.path, "--data", run / "data")
     assert sorted(report.bundle.path.iterdir()) == before
 

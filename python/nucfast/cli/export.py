@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nucfast.engine import Bundle, Difference, create_engine, load_bundle, write_bundle
-from nucfast.engine.bundle import MANIFEST, MODEL, VARIANT_PRECISIONS
+from nucfast.engine.bundle import MANIFEST, MODEL, VARIANT_PRECISIONS, check_target
 from nucfast.errors import NucfastError, require
 
 FORMATS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
@@ -114,8 +114,7 @@ def command(
             f"{source}: give the images to check on with --data: a data set, or what it was trained with"
         )
     assert output is not None
-    if output.exists() and (bundle is None or output != bundle.path):
-        raise NucfastError(f"{output}: exists already; give another folder with -o, or remove it")
+    check_target(output, overwrite=bundle is not None and output == bundle.path)
     wanted = {"format": format, "precision": precision, "tile_px": tile_px}
     # A run's bundle takes its place once all that is to be in it has been checked.
     with tempfile.TemporaryDirectory() as scratch:

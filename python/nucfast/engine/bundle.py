@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -356,13 +357,14 @@ def shipped_names() -> list[str]:
 def write_bundle(
     directory: str | Path, bundle: Bundle, files: Mapping[str, bytes], *, overwrite: bool = False
 ) -> Bundle:
-    """Write a bundle; it appears by rename, complete or not at all.
+    """Write a bundle; a new one appears by rename, complete or not at all.
 
     Args:
         directory: where; its parent is made if need be.
         bundle: what ``bundle.json`` will say; its ``path`` and ``files`` are not used.
         files: the content of each file by its name; "model.onnx" is required.
-        overwrite: replace the bundle that is already there.
+        overwrite: replace the files of the bundle that is already there, each by rename and ``bundle.json``
+            last; whatever else is in its folder stays.
 
     Returns:
         The bundle, as ``load_bundle`` returns it.
@@ -376,28 +378,51 @@ def write_bundle(
     directory = Path(directory)
     check_target(directory, overwrite=overwrite)
     for variant in bundle.variants:
-        _expect(variant.file in files, "variants", "files that are written", variant.file)
+        for name in variant.files:
+            _expect(name in files, "variants", "files that are written", name)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps(_to_json(replace(bundle, files=hashes)), indent=2, allow_nan=False) + "\n"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
+        # What is there may be a link, a mount or where the user stands: then only its own disk will do.
+        there = directory if directory.exists() else directory.parent
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=there) as scratch:
             made = Path(scratch) / "bundle"
             made.mkdir()
             for name, content in files.items():
                 (made / name).write_bytes(content)
             (made / MANIFEST).write_text(text, encoding="utf-8")
-            if directory.exists():
-                directory.rename(Path(scratch) / "replaced")
-            made.rename(directory)
+            if there == directory:
+                _replace_files(directory, made)
+            else:
+                made.rename(directory)
     except OSError as error:
-        raise BundleError(f"{directory}: cannot write the bundle: {error.strerror or error}") from error
+        raise BundleError(
+            f"{directory}: cannot write the bundle: {error.strerror or error}; make room, or give another "
+            "directory"
+        ) from error
     return load_bundle(directory)
 
 
+def _replace_files(directory: Path, made: Path) -> None:
+    old: Mapping[str, str] = {}
+    with suppress(BundleError):
+        old = _parse((directory / MANIFEST).read_bytes(), directory).files
+    new = sorted(made.iterdir(), key=lambda path: path.name == MANIFEST)
+    for path in new:
+        path.replace(directory / path.name)
+    for name in old.keys() - {path.name for path in new}:
+        (directory / name).unlink(missing_ok=True)
+
+
 def check_target(directory: Path, *, overwrite: bool) -> None:
-    """Raise BundleError if writing a bundle there would destroy something."""
-    if not directory.exists():
+    """Raise BundleError if a bundle cannot be written there, or would destroy something."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise BundleError(
+            f"{directory}: cannot be written, {there} is no folder to write to; give another directory"
+        )
+    if there != directory:
         return
     if not (directory / MANIFEST).is_file():
         raise BundleError(f"{directory}: exists and is not a bundle; give another directory")
