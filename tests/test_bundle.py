@@ -146,6 +146,11 @@ def test_missing_files(directory, tmp_path):
         load_bundle(tmp_path / "empty")
 
 
+def test_what_cannot_be_looked_at(tmp_path):
+    with pytest.raises(BundleError, match=r"a: cannot be read as a model bundle, .*File name too long"):
+        load_bundle(tmp_path / ("a" * 300))
+
+
 def test_network_without_its_manifest(directory):
     with pytest.raises(BundleError, match=r"model.onnx: a network alone is no model bundle.* export RUN"):
         load_bundle(directory / MODEL)
@@ -348,6 +353,7 @@ def test_every_key_is_required_and_typed(directory):
     [
         (("mpp",), 0, r"mpp: expected um per pixel, 0.05 to 20, got 0"),
         (("mpp",), 353.0, r"mpp: expected um per pixel"),
+        (("mpp",), 10**400, r"mpp: expected a number, got 1000"),
         (("mpp",), "0.5", r"mpp: expected a number, got '0.5'"),
         (("tile_px",), 62, r"tile_px: expected a multiple of stride_px = 4, got 62"),
         (("tile_px",), 16, r"tile_px: expected more than 2 \* margin_px, in whole strides, got 16"),
@@ -366,6 +372,11 @@ def test_every_key_is_required_and_typed(directory):
         (("class_scheme", "raw"), {"one": 1}, r"class_scheme.raw.one: expected an integer as key"),
         (("decoder", "nucleus_threshold"), 0, r"decoder.nucleus_threshold: expected 1 to 255, got 0"),
         (("decoder", "min_area_um2"), -1, r"decoder.min_area_um2: expected 0 or more, got -1"),
+        (
+            ("variants",),
+            [{"file": MODEL, "format": "openvino", "precision": "fp32"}],
+            r"variants\[0\].file: expected one of the files \['model.onnx'\], got 'model.onnx.bin'",
+        ),
         (("files",), {}, r"files: expected 'model.onnx' among them"),
         (("files", MODEL), "0123", r"files.model.onnx: expected a sha256"),
         (("files", "../outside"), "0" * 64, r"files: expected plain file names, got '../outside'"),

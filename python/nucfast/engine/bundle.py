@@ -327,13 +327,17 @@ def load_bundle(name_or_path: str | Path, *, without: tuple[str, str] | None = N
     # Never for "./name".
     if isinstance(name_or_path, str) and name_or_path in shipped_names():
         path = _shipped_root() / name_or_path
-    if not path.exists():
+    try:
+        there, is_file = path.exists(), path.is_file()
+    except OSError:
+        there, is_file = True, False  # to open it fails as well, and says why
+    if not there:
         known = ", ".join(shipped_names()) or "none"
         raise BundleError(
             f"model {str(name_or_path)!r}: no such bundle (shipped: {known}; or give the path of a bundle, "
             "a directory or .zip)"
         )
-    if path.suffix.lower() == ".onnx" and path.is_file():
+    if path.suffix.lower() == ".onnx" and is_file:
         raise BundleError(
             f"{path}: a network alone is no model bundle, {MANIFEST} says what goes in and what comes out: "
             "give the directory that holds both, or write one with  nucfast export RUN -o FOLDER"
@@ -599,7 +603,11 @@ class _Object:
         return int(self._get(name, int))
 
     def number(self, name: str) -> float:
-        return float(self._get(name, float))
+        value = self._get(name, float)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{self.path(name)}: expected a number, got {_describe(value)}") from None
 
     def items(self, name: str) -> list[Any]:
         return list(self._get(name, list))
@@ -680,16 +688,17 @@ def _output(item: _Object) -> OutputSpec:
 
 
 def _variant(item: _Object, files: Mapping[str, str]) -> Variant:
-    file = item.string("file")
-    _expect(file in files, item.path("file"), f"one of the files {sorted(files)}", file)
     known = {"file", "format", "precision"}
     with item.build():
-        return Variant(
-            file=file,
+        variant = Variant(
+            file=item.string("file"),
             format=item.string("format"),
             precision=item.string("precision"),
             details={name: value for name, value in item.data.items() if name not in known},
         )
+    for name in variant.files:
+        _expect(name in files, item.path("file"), f"one of the files {sorted(files)}", name)
+    return variant
 
 
 def _class(item: _Object) -> NucleusClass:
