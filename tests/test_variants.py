@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from nucfast.engine import Variant, create_engine, load_bundle, tensorrt_engine,
 from nucfast.engine import create as create_module
 from nucfast.engine.openvino_engine import cpu_has_bf16
 from nucfast.engine.tensorrt_engine import TensorRtEngine
-from nucfast.errors import BundleError, EngineError, MissingExtraError, NucfastError
+from nucfast.errors import BundleError, DatasetError, EngineError, MissingExtraError, NucfastError
 from small_networks import SMALL
 from tiny_model import tiny_onnx, tiny_spec, write_tiny
 
@@ -28,6 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nucfast_export import ExportError, variants
 from nucfast_export.export import _to_onnx
 from nucfast_export.graph import fuse_rounding, plain_outputs
+from nucfast_export.images import read_tiles
 from nucfast_export.quantize import largest_pair, quantize
 from nucfast_export.variants import _make, add_variant, half
 from nucfast_export.wrapper import ExportNetwork
@@ -483,6 +486,7 @@ def test_command(bundle, data, tmp_path):
     result = run(group, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "PQ on val of small:" in result.output
+    assert re.findall(r"(model\S+): \d+\.\d\d MB", result.output) == ["model-fp32.xml", "model-fp32.bin"]
     assert load_bundle(tmp_path / "b").variant("openvino", "fp32") is not None
 
 
@@ -518,6 +522,21 @@ def test_options_that_mean_nothing(bundle, data, tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_hold_no_tile(bundle, data, tmp_path):
+    small = tmp_path / "small"
+    shutil.copytree(data, small)
+    for kind, mode in (("images", "RGB"), ("labels", "L")):
+        Image.new(mode, (200, 3)).save(small / kind / "val.png")
+    with pytest.raises(
+        DatasetError, match=r"small: expected images of at least 4 x 4 px at 0.5 um/px .* 'val'"
+    ):
+        add_variant(bundle, tmp_path / "b", format="openvino", precision="fp32", data=small)
+    with (small / "manifest.csv").open("a") as file:
+        file.write("large,val,images/train.png\n")
+    shutil.copy(small / "labels" / "train.png", small / "labels" / "large.png")
+    assert [tile.shape for tile in read_tiles(small, "val", bundle, 4)] == [(1, 64, 72, 3)]
 
 
 def test_tiles_that_are_no_whole_strides(bundle, data, tmp_path):

@@ -25,6 +25,8 @@ TILE_PX = 512
 def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
     """(1, h, w, 3) uint8 tiles at the bundle's mpp, one from each of ``count`` images spread over a split.
 
+    Images of less than a stride, which hold no tile, are left out.
+
     Args:
         data: a data set as for ``nucfast evaluate``, or the folder that was given to ``nucfast train``.
         split: "train" or "val".
@@ -32,7 +34,7 @@ def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArr
         count: how many, or fewer where there are no more.
 
     Raises:
-        DatasetError: the folder is neither, or an image cannot be read.
+        DatasetError: the folder is neither, or an image cannot be read, or none holds a tile.
     """
     sources: list[tuple[Any, float]]
     if _is_data_set(data, bundle):
@@ -47,7 +49,13 @@ def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArr
                 min(TILE_PX, round(side * mpp / bundle.mpp)) // bundle.stride_px * bundle.stride_px
                 for side in slide.dimensions
             )
-            tiles.append(slide.read(0, 0, width, height, mpp=bundle.mpp)[None])
+            if width and height:
+                tiles.append(slide.read(0, 0, width, height, mpp=bundle.mpp)[None])
+    if not tiles:
+        raise DatasetError(
+            f"{data}: expected images of at least {bundle.stride_px} x {bundle.stride_px} px at "
+            f"{bundle.mpp:g} um/px in the split {split!r}, got smaller ones only"
+        )
     return tiles
 
 

@@ -20,7 +20,7 @@ SCORES = ("pq", "aji")
 
 
 @click.command("export")
-@click.argument("source", metavar="CHECKPOINT|BUNDLE")
+@click.argument("source", metavar="RUN|BUNDLE")
 @click.option("--to", "format", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option(
     "--precision",
@@ -154,7 +154,7 @@ def _write(bundle: Bundle, output: Path, data: Path) -> None:
     after = score(data, engine=create_engine(bundle, device="cpu", precision="fp32"))
     for name in SCORES:
         click.echo(f"{_on_val(name, data)}: {getattr(after, name):.4f}")
-    _say_written(write_bundle(output, bundle, {MODEL: bundle.model_bytes()}), MODEL, output)
+    _say_written(write_bundle(output, bundle, {MODEL: bundle.model_bytes()}), (MODEL,), output)
 
 
 def _add(bundle: Bundle, output: Path, data: Path, **wanted: Any) -> None:
@@ -166,7 +166,7 @@ def _add(bundle: Bundle, output: Path, data: Path, **wanted: Any) -> None:
     for name in SCORES:
         before, after = getattr(added.before, name), getattr(added.after, name)
         click.echo(f"{_on_val(name, data)}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")
-    _say_written(added.bundle, added.variant.file, output)
+    _say_written(added.bundle, added.variant.files, output)
 
 
 def _read_scores(file: Path) -> dict[str, Any]:
@@ -195,5 +195,6 @@ def _on_val(name: str, data: Path) -> str:
     return f"{name.upper()} on val of {data.resolve().name}"
 
 
-def _say_written(bundle: Bundle, file: str, output: Path) -> None:
-    click.echo(f"{output / file}: {len(bundle.read_file(file)) / 1e6:.2f} MB")
+def _say_written(bundle: Bundle, files: Sequence[str], output: Path) -> None:
+    for file in files:
+        click.echo(f"{output / file}: {len(bundle.read_file(file)) / 1e6:.2f} MB")
