@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -395,6 +396,29 @@ def test_command_refuses_what_are_no_scores(run, tmp_path, content, message):
     assert done.exit_code == 2
     assert re.search(message, done.stderr)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tile_px": 1001}, r"ValueError: tile_px: expected a multiple of stride_px = 16, got 1001"),
+        ({"tile_px": "512"}, r"TypeError: "),
+        ({"stride_px": 0}, r"RuntimeError: "),
+        ({"decoder": {"name": "components", "radius": 3}}, r"TypeError: .* 'radius'"),
+        ({"weights": "fp64"}, r"ValueError: weights: expected fp32 or fp16, got 'fp64'"),
+        (None, r"KeyError: 'weights'"),
+    ],
+)
+def test_recipe_that_describes_no_bundle(run, changes, message):
+    """Training needs no [bundle], so the export is the first to read it."""
+    with safe_open(run / "weights.safetensors", "pt") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+    recipe["bundle"] = {} if changes is None else recipe["bundle"] | changes
+    with pytest.raises(
+        ExportError,
+        match=rf"dsb2018-fcn: its recipe describes no bundle \({message}.*\): mend it, and give it",
+    ):
+        load_run(run, recipe=recipe)
 
 
 def test_weights_that_are_none(run, tmp_path):

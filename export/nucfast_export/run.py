@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nucfast.engine import Bundle, ClassScheme, DecoderSpec, OutputSpec
 from nucfast.nuclei import NucleusClass
-from nucfast_export.export import ExportError, ExportReport, export_bundle
+from nucfast_export.export import ExportError, ExportReport, export_bundle, first_line
 from nucfast_export.flips import FlipMean
 from nucfast_export.semantic import NucleusAndClass
 from nucfast_training.networks import build_network
@@ -95,7 +95,8 @@ def load_run(
     The arguments are those of ``export_run``.
 
     Raises:
-        ExportError: the weights cannot be read or are those of another network, or it cannot be exported.
+        ExportError: the weights cannot be read or are those of another network, or it cannot be exported, or
+            ``[bundle]`` of the recipe does not describe a bundle.
     """
     path = run / WEIGHTS_FILE
     weights, metadata = _stored(path)
@@ -115,7 +116,20 @@ def load_run(
             f"{path}: holds another network than that of the recipe {recipe['name']}"
         ) from error
     network = as_exported(network, recipe)
-    return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
+    try:
+        _check_weights(recipe["bundle"]["weights"])
+        return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
+    # What a setting that is missing, or makes no sense, leads to; PyTorch's is of a stride too small.
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"{recipe['name']}: its recipe describes no bundle ({first_line(error)}): mend it, and give it "
+            "with --recipe FILE"
+        ) from error
+
+
+def _check_weights(weights: object) -> None:
+    if weights not in ("fp32", "fp16"):
+        raise ValueError(f"weights: expected fp32 or fp16, got {weights!r}")
 
 
 def data_of_run(run: Path) -> Path | None:
