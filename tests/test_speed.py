@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import onnx
@@ -8,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from nucfast.cli import group
-from nucfast.engine import load_bundle, measure_speed
+from nucfast.engine import load_bundle, measure_speed, speed
 from nucfast.engine.processor import bf16_pays, has_int8
 from nucfast.engine.tensorrt_engine import TensorRtEngine, build_engine
-from nucfast.errors import BundleError, EngineError
+from nucfast.errors import BundleError, EngineError, NucfastError
 from tiny_model import tiny_onnx, write_tiny
 
 
@@ -63,6 +65,33 @@ def test_benchmark_refuses_a_device_before_it_measures(bundle, monkeypatch):
     arguments = ["benchmark", "--model", str(bundle.path), "--device", "foo"]
     with pytest.raises(EngineError, match="device: expected auto, cpu, cuda or cuda:<index>, got 'foo'"):
         CliRunner().invoke(group, arguments, catch_exceptions=False)
+
+
+def test_a_batch_that_the_memory_does_not_hold(bundle):
+    with pytest.raises(EngineError, match=r"no memory for a batch of 1000000000000 such tiles .*give fewer"):
+        measure_speed(str(bundle.path), engine="openvino", batch=10**12)
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_measuring_process_that_is_killed(monkeypatch):
+    """As the system does where memory runs out."""
+    monkeypatch.setattr(speed, "_measure", killed)
+    with pytest.raises(EngineError, match=r"no memory for a batch of 2 such tiles \(.* terminated abruptly"):
+        measure_speed("he-fast", batch=2)
+
+
+def test_a_full_disk_is_named_by_the_file(bundle, monkeypatch):
+    monkeypatch.setattr("nucfast.cli.benchmark.measure_speed", lambda *_, **__: fail("nothing runs here"))
+    arguments = ["benchmark", "--model", str(bundle.path), "--engine", "openvino", "--json", "/dev/full"]
+    with pytest.raises(NucfastError, match=r"/dev/full: No space left on device; make room"):
+        CliRunner().invoke(group, arguments, catch_exceptions=False)
+
+
+def fail(reason):
+    raise EngineError(reason)
 
 
 def test_memory_is_that_of_the_measured_process_alone(bundle):

@@ -132,7 +132,10 @@ def command(
             "rows": [asdict(row) for row in rows],
             "left_out": left_out,
         }
-        json_path.write_text(json.dumps(text, indent=2) + "\n")
+        try:
+            json_path.write_text(json.dumps(text, indent=2) + "\n")
+        except OSError as error:  # of a full disk it does not know the file
+            raise NucfastError(f"{json_path}: {error.strerror}; make room, or name another place") from error
     return 0 if rows else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from nucfast.engine.bundle import load_bundle
 from nucfast.engine.create import create_engine
+from nucfast.errors import EngineError
 
 MIN_RUNS = 5
 
@@ -74,10 +76,18 @@ def measure_speed(
 
     Raises:
         NucfastError: as ``load_bundle`` and ``create_engine`` do.
+        EngineError: the memory does not hold the batch.
     """
     # Spawned, not forked: a fork inherits the libraries already loaded, and their broken thread pools.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
-        return workers.submit(_measure, model, engine, device, precision, tile_px, batch, seconds).result()
+        job = workers.submit(_measure, model, engine, device, precision, tile_px, batch, seconds)
+        try:
+            return job.result()
+        # The system kills what takes too much.
+        except (MemoryError, BrokenProcessPool) as error:
+            raise EngineError(
+                f"no memory for a batch of {batch} such tiles ({error}): give fewer, or smaller ones"
+            ) from error
 
 
 def _measure(
