@@ -29,6 +29,7 @@ from nucfast.engine import (
     parity,
     write_bundle,
 )
+from nucfast.engine.tensorrt_engine import TensorRtEngine
 from nucfast.engine.threads import _quota_cpus, resolve_threads
 from nucfast.errors import BundleError, EngineError, MissingExtraError
 from tiny_model import tiny_onnx, tiny_spec, write_tiny
@@ -491,6 +492,16 @@ class TestBoundMemory:
         assert asked == [*numbers, *numbers]
         assert real(3).get_run_config_entry("gpu_graph_id") == "3"
         assert real(None).get_run_config_entry("gpu_graph_id") == "-1"
+
+
+def test_an_engine_of_the_bundle_names_the_tiles_that_it_was_built_for(bundle):
+    """Which are not the bundle's, with `nucfast export --tile-px`."""
+    engine = object.__new__(TensorRtEngine)
+    engine.bundle, engine.name, engine._lock = bundle, "tensorrt", threading.Lock()
+    engine._most, engine._largest_px, engine._cuda = 16, 1024, HostMemory()
+    engine._context = SimpleNamespace(set_input_shape=lambda *_: False)
+    with pytest.raises(EngineError, match="tensorrt was built for tiles of up to 1024 px, got 1028 x 64"):
+        engine.run(noise((1, 1028, 64, 3)))
 
 
 def test_provider_options(bundle, tmp_path):

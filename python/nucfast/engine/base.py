@@ -170,9 +170,9 @@ def unreadable_model(bundle: Bundle, error: Exception, file: str = MODEL) -> Bun
     )
 
 
-def too_large(bundle: Bundle, engine: str, shape: tuple[int, ...]) -> EngineError:
+def too_large(bundle: Bundle, engine: str, shape: tuple[int, ...], *, largest_px: int) -> EngineError:
     """The error for a batch of tiles larger than what TensorRT has built for."""
     return EngineError(
-        f"{bundle.label()}: {engine} was built for tiles of up to {bundle.tile_px} px, "
+        f"{bundle.label()}: {engine} was built for tiles of up to {largest_px} px, "
         f"got {shape[1]} x {shape[2]}: use smaller tiles or engine onnxruntime"
     )

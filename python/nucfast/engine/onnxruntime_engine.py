@@ -336,7 +336,7 @@ class OnnxRuntimeEngine:
         if self.name == "onnxruntime-tensorrt":
             step = largest_batch(self.bundle.tile_px)
             if max(tiles.shape[1:3]) > self.bundle.tile_px:
-                raise too_large(self.bundle, self.name, tiles.shape)
+                raise too_large(self.bundle, self.name, tiles.shape, largest_px=self.bundle.tile_px)
         for start in range(0, len(tiles), step):
             batch = tiles[start : start + step]
             targets = {name: value[start : start + step] for name, value in maps.items()}

@@ -161,7 +161,7 @@ class TensorRtEngine:
                 f"{device} ({readable(self._logger.last)}): {remedy}"
             )
         *_, largest = self._engine.get_tensor_profile_shape(bundle.input_name, 0)
-        self._most = int(largest[0])
+        self._most, self._largest_px = int(largest[0]), int(largest[1])
         self._context = self._engine.create_execution_context()
         self._lock = threading.Lock()
         release = ".".join(runtime.__version__.split(".")[:2])
@@ -214,7 +214,7 @@ class TensorRtEngine:
 
         def compute(count: int, source: int, targets: dict[str, int]) -> None:
             if not context.set_input_shape(name, (count, *tiles.shape[1:])):
-                raise too_large(self.bundle, self.name, tiles.shape)
+                raise too_large(self.bundle, self.name, tiles.shape, largest_px=self._largest_px)
             for port, address in (targets | {name: source}).items():
                 context.set_tensor_address(port, address)
             if not context.execute_async_v3(self._cuda.stream):
