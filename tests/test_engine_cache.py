@@ -64,8 +64,10 @@ def test_foreign_is_refused(tmp_path, content):
 
 def test_nowhere_to_keep_it(tmp_path):
     (tmp_path / "file").write_text("")
+    build = builder(b"engine")
     with pytest.raises(EngineError, match="set NUCFAST_CACHE to a folder that can be written"):
-        cached_engine(SLOT, builder(b"engine"), folder=tmp_path / "file" / "cache", **MADE_WITH)
+        cached_engine(SLOT, build, folder=tmp_path / "file" / "cache", **MADE_WITH)
+    assert build.calls == []
 
 
 def full_disk(*_, **__):

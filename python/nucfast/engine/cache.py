@@ -58,11 +58,12 @@ def cached_engine(
         if found is not None:
             _note_use(path)
             return found
-        engine = build()
-        full = {**header, "sha256": hashlib.sha256(engine).hexdigest()}
+        # Before the minutes that it takes to build: there may be no place to keep it.
         folder.mkdir(parents=True, exist_ok=True)
         # In the same folder, so that the rename is atomic: a reader sees the old file or the new one.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.name}.") as scratch:
+            engine = build()
+            full = {**header, "sha256": hashlib.sha256(engine).hexdigest()}
             made = Path(scratch) / "engine"
             made.write_bytes(json.dumps(full).encode() + b"\n" + engine)
             made.replace(path)
