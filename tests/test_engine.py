@@ -682,6 +682,7 @@ def test_impossible_combinations(bundle):
         ),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
         ({"device": "cuda:"}, "device: expected"),
+        ({"device": 0}, "device: expected auto, cpu, cuda or cuda:<index>, got 0"),
         ({"precision": "int4"}, "precision: expected one of auto, fp32, bf16, fp16, int8, got 'int4'"),
     ],
 )

@@ -131,7 +131,7 @@ def create_engine(
 
 def check_device_name(device: str) -> None:
     """Raise EngineError unless ``device`` is one that ``create_engine`` knows, whether or not it is there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
 
 
