@@ -539,6 +539,19 @@ def test_images_that_hold_no_tile(bundle, data, tmp_path):
     assert [tile.shape for tile in read_tiles(small, "val", bundle, 4)] == [(1, 64, 72, 3)]
 
 
+def test_images_without_nuclei(bundle, data, tmp_path):
+    """Neither annotated nor found: no score says what a file loses."""
+    empty = tmp_path / "empty"
+    shutil.copytree(data, empty)
+    Image.new("L", (72, 64)).save(empty / "labels" / "val.png")
+    blind = replace(bundle, decoder=replace(bundle.decoder, min_area_um2=1e9))
+    with pytest.raises(
+        DatasetError, match=r"empty: expected nuclei in images of the split 'val', .* got none"
+    ):
+        add_variant(blind, tmp_path / "b", format="openvino", precision="fp32", data=empty)
+    assert not (tmp_path / "b").exists()
+
+
 def test_tiles_that_are_no_whole_strides(bundle, data, tmp_path):
     with pytest.raises(ExportError, match="tile_px: expected a multiple of 4, the stride of tiny, got 30"):
         add_variant(bundle, tmp_path / "b", format="tensorrt-rtx", precision="fp32", data=data, tile_px=30)

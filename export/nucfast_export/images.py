@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,18 @@ def read_tiles(data: Path, split: str, bundle: Bundle, count: int) -> list[NDArr
 
 
 def score(data: Path, *, engine: Engine) -> Scores:
-    """The scores of an engine on the validation images of ``data``, which is as for ``read_tiles``."""
+    """The scores of an engine on the validation images of ``data``, which is as for ``read_tiles``.
+
+    Raises:
+        DatasetError: as ``read_tiles``, or there is nothing to score, neither annotated nor found.
+    """
+    scores = _score(data, engine)
+    if math.isnan(scores.pq):
+        raise DatasetError(f"{data}: expected nuclei in images of the split 'val', to check on, got none")
+    return scores
+
+
+def _score(data: Path, engine: Engine) -> Scores:
     if _is_data_set(data, engine.bundle):
         return evaluate_dataset(data, engine=engine)
     samples = _samples(data, "val", engine.bundle)
