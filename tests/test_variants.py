@@ -399,9 +399,13 @@ def test_missing_tensorrt(bundle, data, tmp_path):
         create_engine(bundle, engine="tensorrt")
 
 
-def test_no_file_for_a_precision(bundle):
+@pytest.mark.parametrize(("name", "quoted"), [("tiny", r"/\S+tiny"), ("my model", r"'/.+my model'")])
+def test_no_file_for_a_precision(tmp_path, name, quoted):
+    """The command in the message is one that a shell takes."""
+    bundle = write_tiny(tmp_path / name)
     with pytest.raises(
-        EngineError, match=r"precision int8: .*tiny has no file .* nucfast export .* --precision int8"
+        EngineError,
+        match=rf"precision int8: .*has no file .* nucfast export {quoted} --to onnx --precision int8",
     ):
         create_engine(bundle, engine="openvino", precision="int8")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -257,7 +258,8 @@ class Bundle:
     def export_command(self, format: str, precision: str) -> str:
         """What writes its file of this format and precision."""
         where = "" if self.path is None or self.path.is_dir() else " -o FOLDER"  # a zip is not written to
-        return f"nucfast export {self.label()} --to {format} --precision {precision} --data DATASET{where}"
+        source = shlex.quote(self.label())
+        return f"nucfast export {source} --to {format} --precision {precision} --data DATASET{where}"
 
     def remedy(self, file: str = MODEL) -> str:
         """The end of an error about one of its files: the command that mends it."""

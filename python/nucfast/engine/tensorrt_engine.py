@@ -7,6 +7,7 @@ machines without a GPU.
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Mapping
 from types import ModuleType
@@ -197,7 +198,11 @@ class TensorRtEngine:
             version=runtime.__version__,
             folder=cache_folder(),
         )
-        return content, "the cached engine", f"run  rm -r {cache_folder()}  and it is built again"
+        return (
+            content,
+            "the cached engine",
+            f"run  rm -r {shlex.quote(str(cache_folder()))}  and it is built again",
+        )
 
     def run(self, tiles: NDArray[np.uint8], *, out: Mapping[str, NDArray[np.uint8]] | None = None) -> Maps:
         """See ``nucfast.engine.Engine.run``."""
