@@ -351,6 +351,9 @@ def test_every_key_is_required_and_typed(directory):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        (("name",), "a/b", r"name: expected a plain name without '/', got 'a/b'"),
+        (("name",), "..", r"name: expected a plain name without '/', got '..'"),
+        (("name",), "a\nb", r"name: expected a plain name without '/', got 'a\\nb'"),
         (("mpp",), 0, r"mpp: expected um per pixel, 0.05 to 20, got 0"),
         (("mpp",), 353.0, r"mpp: expected um per pixel"),
         (("mpp",), 10**400, r"mpp: expected a number, got 1000"),

@@ -528,6 +528,15 @@ def test_options_that_mean_nothing(bundle, data, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bundle_that_cannot_be_decoded(bundle, data, tmp_path, monkeypatch):
+    """Before the work, since no score could check it."""
+    monkeypatch.setattr(variants, "_make", lambda *_: pytest.fail("made"))
+    (_, *others) = bundle.outputs
+    blind = replace(bundle, outputs=tuple(others))
+    with pytest.raises(BundleError, match=r"tiny: decoder 'climb' needs the outputs \['nucleus'\]"):
+        add_variant(blind, tmp_path / "b", format="openvino", precision="fp32", data=data)
+
+
 def test_images_that_hold_no_tile(bundle, data, tmp_path):
     small = tmp_path / "small"
     shutil.copytree(data, small)

@@ -22,6 +22,7 @@ from nucfast.engine.parity import Difference, difference
 from nucfast.engine.tensorrt_engine import build_engine, import_tensorrt, largest_batch
 from nucfast.errors import NucfastError, require
 from nucfast.metrics import Scores
+from nucfast.pipeline.decode import check_decoder
 from nucfast_export.export import ExportError, first_line
 from nucfast_export.graph import fuse_rounding, plain_outputs, share_weights, store_weights_as_fp32
 from nucfast_export.images import read_tiles, score
@@ -123,6 +124,7 @@ def check_variant(bundle: Bundle, *, format: str, precision: str, tile_px: int |
     Raises:
         ExportError: the format does not have the precision, the size of tiles does not fit, or what the file
             is for is not here.
+        BundleError: this release cannot decode the bundle.
         MissingExtraError: its library is not installed.
     """
     if precision not in FORMATS[format]:
@@ -134,6 +136,7 @@ def check_variant(bundle: Bundle, *, format: str, precision: str, tile_px: int |
         raise ExportError(
             f"tile_px: expected a multiple of {bundle.stride_px}, the stride of {bundle.name}, got {tile_px}"
         )
+    check_decoder(bundle)  # or it cannot be scored
     if precision == "bf16" and not cpu_has_bf16():
         raise ExportError(
             "precision bf16: this CPU has no bf16 instructions, so the file cannot be checked here: run the "

@@ -192,7 +192,9 @@ class Bundle:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _expect(self.name != "" and "/" not in self.name, "name", "a name without '/'", self.name)
+        # It names folders and stands in messages of one line.
+        plain = self.name not in {"", ".", ".."} and "/" not in self.name and self.name.isprintable()
+        _expect(plain, "name", "a plain name without '/'", self.name)
         _expect(is_credible(self.mpp), "mpp", f"um per pixel, {MIN_MPP:g} to {MAX_MPP:g}", self.mpp)
         _expect(self.stride_px >= 1, "stride_px", "1 or more", self.stride_px)
         _expect(self.margin_px >= 0, "margin_px", "0 or more", self.margin_px)
