@@ -11,12 +11,13 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from nucfast.slide.mpp import EXPECTED, is_credible
 from nucfast_training.errors import RecipeError
 
 SAMPLINGS = ("random", "crops", "whole")
@@ -216,7 +217,7 @@ class Recipe:
         Raises:
             RecipeError: a setting is unknown, missing, of the wrong type or makes no sense.
         """
-        recipe = _fill(cls, {**table, "table": dict(table)}, "")
+        recipe = replace(_fill(cls, table, ""), table=dict(table))
         _check(recipe)
         return recipe
 
@@ -251,7 +252,7 @@ def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         path = shipped
     table = _changed(_read(path), changes)
     bundle = table["start"].get("bundle") if isinstance(table.get("start"), dict) else None
-    if bundle:
+    if bundle and isinstance(bundle, str):
         # The changes again, since they may be to what the bundle brings.
         table = _changed(merge(_table_of_bundle(bundle), _read(path)), changes)
     try:
@@ -290,8 +291,9 @@ def _table_of_bundle(name: str) -> dict[str, Any]:
             f"start.bundle: {name} does not say which network it holds; start from one exported by nucfast"
         )
     # How that one was trained is no guide to what it learns now.
-    kept = ("name", "mpp", "seed", "network", "loss", "classes", "bundle")
-    return {key: base[key] for key in kept if key in base}
+    kept = ("name", "mpp", "seed", "network", "loss", "classes")
+    described = {"version": "1", "description": f"{bundle.name} {bundle.version}, taught further"}
+    return {key: base[key] for key in kept if key in base} | {"bundle": base.get("bundle", {}) | described}
 
 
 def _shipped() -> Path:
@@ -337,7 +339,8 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _fill(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    hints, known = get_type_hints(kind), {entry.name: entry for entry in fields(kind)}
+    # Recipe.table, which is no setting, is the one that has no repr.
+    hints, known = get_type_hints(kind), {entry.name: entry for entry in fields(kind) if entry.repr}
     for key in table:
         if key not in known:
             raise RecipeError(f"{_join(where, key)}: unknown; expected one of {', '.join(known)}")
@@ -425,8 +428,27 @@ def _check(recipe: Recipe) -> None:
     ):
         if number < 0:
             raise RecipeError(f"{where}: expected a number from 0 on, got {number}")
-    if not 0.0 <= recipe.teacher.share <= 1.0:
-        raise RecipeError(f"teacher.share: expected 0 to 1, got {recipe.teacher.share}")
+    for where, mpp in (
+        ("mpp", recipe.mpp),
+        *((f"sets.{i}.mpp", entry.mpp) for i, entry in enumerate(recipe.sets) if entry.mpp),
+    ):
+        if not is_credible(mpp):
+            raise RecipeError(f"{where}: {EXPECTED}, got {mpp:g}")
+    for where, number, limit in (
+        ("seed", recipe.seed, 2**63),  # these two are PyTorch's
+        ("optimiser.learning_rate", optimiser.learning_rate, 1e38),
+        ("optimiser.epochs", optimiser.epochs, 1e9),
+    ):
+        if number >= limit:
+            raise RecipeError(f"{where}: expected a number below {limit:g}, got {number:g}")
+    for where, share in (
+        ("teacher.share", recipe.teacher.share),
+        ("patches.zoom", patches.zoom),
+        ("optimiser.ema", optimiser.ema),
+        *((f"augmentation.{name}", probability) for name, probability in recipe.augmentation.items()),
+    ):
+        if not 0.0 <= share <= 1.0:
+            raise RecipeError(f"{where}: expected 0 to 1, got {share}")
     _one_of("patches.sampling", patches.sampling, SAMPLINGS)
     _one_of("patches.normalise", patches.normalise, ("", "macenko"))
     _one_of("optimiser.kind", optimiser.kind, OPTIMISERS)
@@ -442,8 +464,18 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("loss: expected at least one head")
     for head, weight in recipe.loss.items():
         _one_of(f"loss.{head}", head, TARGETS)
-        for term in terms_of(head, weight):
+        terms, binary = terms_of(head, weight), TARGETS[head].binary
+        for term, share in terms.items():
             _one_of(f"loss.{head}.{term}", term, LOSSES)
+            if term != "focal_tversky" and term.endswith("cross_entropy") == binary:
+                kind = "nucleus or not" if binary else "classes"
+                raise RecipeError(f"loss.{head}.{term}: does not fit this head, which tells {kind}")
+            if share < 0:
+                raise RecipeError(f"loss.{head}.{term}: expected a number from 0 on, got {share}")
+        if not any(terms.values()):
+            raise RecipeError(
+                f"loss.{head}: expected a weight above 0; leave the head out to learn without it"
+            )
     for i, entry in enumerate(recipe.sets):
         _one_of(f"sets.{i}.layout", entry.layout, LAYOUTS)
     if not any(entry.weight for entry in recipe.sets):
@@ -456,6 +488,16 @@ def _check(recipe: Recipe) -> None:
     count = len(classes.names)
     if len(classes.colors) != count or (classes.weights and len(classes.weights) != count):
         raise RecipeError(f"classes: expected {count} colors and weights, one per name")
+    if not all(len(color) == 3 and set(color) <= set(range(256)) for color in classes.colors):
+        raise RecipeError(
+            f"classes.colors: expected [red, green, blue] of 0 to 255 each, got {classes.colors}"
+        )
+    if any(weight < 0 for weight in classes.weights):
+        raise RecipeError(f"classes.weights: expected numbers from 0 on, got {classes.weights}")
+    if not all(key.isdecimal() for key in classes.raw):
+        raise RecipeError(
+            f"classes.raw: expected class ids of the files as keys, got {', '.join(classes.raw)}"
+        )
     used = set(classes.raw.values())
     if not used <= set(range(count + 1)):
         raise RecipeError(f"classes.raw: expected ids 0 to {count}, got {sorted(used)}")

@@ -34,8 +34,8 @@ def run_recipe(
         name: of a shipped recipe, or the path of a TOML file.
         changes: settings as "table.key=value".
         data: folder that holds the recipe's sets; with ``smoke`` it may be left out.
-        out: folder of the run; None: "runs/" and the recipe's name. Variants get folders in it, and
-            ``sweep.json`` compares them.
+        out: folder of the run; None: "runs/" and the recipe's name, with "-smoke" where it is that. Variants
+            get folders in it, and ``sweep.json`` compares them.
         device: "auto", "cpu", "cuda" or "cuda:N".
         max_seconds: for all variants together.
         smoke: four steps of small patches on two images of each set, or on synthetic ones.
@@ -49,7 +49,9 @@ def run_recipe(
         NucfastError: recipe, data or device cannot be used, or a run cannot go on.
     """
     recipe = load_recipe(name, changes)
-    folder = out or Path("runs") / recipe.name
+    if not max_seconds >= 0:
+        raise TrainingError(f"--max-seconds: expected a number from 0 on, got {max_seconds}")
+    folder = out or Path("runs") / (f"{recipe.name}-smoke" if smoke else recipe.name)
     variants = recipe.variants()
     reports = []
     rows: dict[str, Any] = {}
@@ -62,7 +64,7 @@ def run_recipe(
                 raise RecipeError("--data: give the folder that holds the sets, or set NUCFAST_DATA")
             place = folder / "data"
             make_data(settings, place)
-        left = max_seconds - (time.monotonic() - began)
+        left = max(0.0, max_seconds - (time.monotonic() - began))
         try:
             report = train(
                 settings,

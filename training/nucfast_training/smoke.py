@@ -26,6 +26,7 @@ def shrink(recipe: Recipe) -> Recipe:
     """The same recipe with four steps of two small patches, no teacher, and an end to sweeps."""
     stride = int(build_network(recipe.table).stride_px)  # type: ignore[arg-type]
     small: dict[str, Any] = {
+        "name": f"{recipe.name}-smoke",  # so that a real run never goes on from it
         "patches": {"batch": 2, "size_px": max(64, 2 * stride)},
         "optimiser": {"steps": STEPS, "epochs": 0.0, "warmup_steps": 1},
         "start": {"runs": [], "grow": "", "refine": "", "encoder": ""},  # files that the user's run will have

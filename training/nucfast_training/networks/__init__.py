@@ -34,6 +34,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet_sharp": UNetSharp,
 }
 
+# What PyTorch and Python raise for widths, heads and the like that make no network.
+UNFIT = (TypeError, ValueError, LookupError, RuntimeError)
+
 
 def build_network(recipe: Mapping[str, Any]) -> nn.Module:
     """The network that a recipe's ``[network]`` table describes.
@@ -47,7 +50,7 @@ def build_network(recipe: Mapping[str, Any]) -> nn.Module:
         raise RecipeError(f"network.kind: expected one of {', '.join(NETWORKS)}, got {kind!r}")
     try:
         return NETWORKS[kind](**settings)
-    except TypeError as error:
+    except UNFIT as error:
         raise RecipeError(f"network: {kind} does not take these settings ({error})") from error
 
 
@@ -60,8 +63,13 @@ def check_heads(network: nn.Module, recipe: Recipe) -> None:
     """
     side = int(network.stride_px)  # type: ignore[arg-type]
     was_training = network.training
-    with torch.no_grad():
-        channels = {name: out.shape[1] for name, out in network.eval()(torch.zeros(1, 3, side, side)).items()}
+    try:
+        with torch.no_grad():
+            heads = network.eval()(torch.zeros(1, 3, side, side))
+    except UNFIT as error:
+        kind = recipe.network["kind"]
+        raise RecipeError(f"network: {kind} does not run with these settings ({error})") from error
+    channels = {name: out.shape[1] for name, out in heads.items()}
     network.train(was_training)
     classes = len(recipe.classes.names) if recipe.classes else 0
     for head in recipe.loss:
