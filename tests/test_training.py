@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from nucfast.engine import create_engine, load_bundle
 from nucfast.errors import DatasetError
@@ -136,6 +138,18 @@ def test_sample_has_what_the_files_hold(data, tmp_path):
     assert (targets["class"][surely] != UNCLASSIFIED).mean() > 0.95
 
 
+def test_a_map_of_the_cache_is_whole_or_absent(data, tmp_path, monkeypatch):
+    def die(self, path, *_):
+        path.write_bytes(b"\x89PNG")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Image.Image, "save", die)
+        read(with_changes(), data, tmp_path)
+    ((sample,),) = read(with_changes(), data, tmp_path)
+    assert sample.targets["distance"].max() == 255
+
+
 def test_batches_depend_on_their_number_alone(data, tmp_path):
     recipe = with_changes(augmentation=dict.fromkeys(AUGMENTATIONS, 0.5))
     patches = Patches(read(recipe, data, tmp_path), recipe)
@@ -205,18 +219,54 @@ def binary(**tables):
     return Recipe.of(merge(base, {"validation": {"every_steps": 2, "patches": 2}, **tables}))
 
 
-def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(data, tmp_path):
-    def interrupt(event):
-        if event["event"] == "step" and event["step"] == 3:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize(("during", "step"), [("_losses", 2), ("_update_average", 3), ("_validate", 4)])
+def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(data, tmp_path, monkeypatch, during, step):
+    network = {"kind": "unet", "widths": [4, 4, 4], "heads": {"nucleus": 1}, "batch_norm": True}
+    recipe = binary(network=network, optimiser={"ema": 0.5})
+    work = getattr(train_module._Run, during)
 
-    train(binary(), data=data, out=tmp_path / "whole", device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        train(binary(), data=data, out=tmp_path / "parts", device="cpu", on_event=interrupt)
+    def interrupt(self, *args):
+        done = work(self, *args)
+        if self.step == step:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    train(recipe, data=data, out=tmp_path / "whole", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Run, during, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, data=data, out=tmp_path / "parts", device="cpu")
     messages = []
-    train(binary(), data=data, out=tmp_path / "parts", device="cpu", on_event=messages.append)
-    assert {"event": "message", "message": "goes on from step 3"} in messages
-    assert records(tmp_path / "parts")[-1]["val"] == records(tmp_path / "whole")[-1]["val"]
+    train(recipe, data=data, out=tmp_path / "parts", device="cpu", on_event=messages.append)
+    ended = step if during == "_validate" else step + 1
+    assert {"event": "message", "message": f"goes on from step {ended}"} in messages
+    parts, whole = (
+        [(record["step"], record["val"]) for record in records(tmp_path / run) if "val" in record]
+        for run in ("parts", "whole")
+    )
+    assert parts == whole
+    last = [load_file(tmp_path / run / "last.safetensors") for run in ("parts", "whole")]
+    for name, value in last[1].items():
+        assert_array_equal(last[0][name], value)
+
+
+def test_a_killed_run_logs_each_step_once(data, tmp_path):
+    train(binary(optimiser={"steps": 2}), data=data, out=tmp_path, device="cpu")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "seconds": 1.0, "train": {"loss": 9.0}}\n{"step": 2, "val": {"loss": 0.1}')
+    train(binary(), data=data, out=tmp_path, device="cpu")
+    steps = [record["step"] for record in records(tmp_path) if "train" in record]
+    assert steps == [2, 4, 6]
+
+
+def test_two_trainings_do_not_share_a_folder(data, tmp_path):
+    def second(event):
+        if event["event"] == "start":
+            with pytest.raises(TrainingError, match=r"another training is at work here; give another --out"):
+                train(binary(), data=data, out=tmp_path, device="cpu")
+
+    train(binary(), data=data, out=tmp_path, device="cpu", on_event=second)
+    assert train(binary(), data=data, out=tmp_path, device="cpu").stopped == "done"
 
 
 def test_dropout_goes_on_as_well(data, tmp_path):
@@ -240,6 +290,8 @@ def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_pat
         train(binary(), data=other, out=out, device="cpu")
     with pytest.raises(RecipeError, match=r"is finished, with other patches.stain; give another --out"):
         train(binary(patches={"stain": 0.5}), data=data, out=out, device="cpu")
+    with pytest.raises(RecipeError, match=r"holds a run with another name; give another --out"):
+        train(binary(name="other"), data=data, out=out, device="cpu")
     with pytest.raises(RecipeError, match=r"holds a run with another optimiser.kind; give another --out"):
         train(binary(optimiser={"kind": "sgd", "steps": 12}), data=data, out=out, device="cpu")
     messages = []
@@ -248,6 +300,9 @@ def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_pat
     assert report.steps == 8
     text = next(event["message"] for event in messages if event["event"] == "message")
     assert text == "goes on from step 6, with other optimiser.steps, optimiser.weight_decay, patches.stain"
+    # The best so far was measured on other patches.
+    whole = [record for record in records(out) if "val" in record]
+    assert (whole[-1]["step"], whole[-1]["best"]) == (8, True)
     # Classes alone may differ as well.
     classed = Recipe.of(merge(RECIPE, {"optimiser": {"steps": 1}, "validation": {"patches": 1}}))
     train(classed, data=data, out=tmp_path / "classed", device="cpu")
@@ -280,6 +335,9 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
     stored = (tmp_path / "last.safetensors").read_bytes()
     (tmp_path / "last.safetensors").write_bytes(stored[: len(stored) // 2])
     with pytest.raises(RecipeError, match=r"last.safetensors: is damaged .*; remove it to begin anew"):
+        train(binary(), data=data, out=tmp_path, device="cpu")
+    shutil.copy(tmp_path / "weights.safetensors", tmp_path / "last.safetensors")
+    with pytest.raises(RecipeError, match=r"last.safetensors: is damaged \('progress'\); remove it"):
         train(binary(), data=data, out=tmp_path, device="cpu")
 
 
@@ -494,6 +552,9 @@ def test_a_sweep_goes_on_after_a_variant_that_fails(data, tmp_path, monkeypatch)
     events = []
     (report,) = run_recipe("it", data=data, out=tmp_path, device="cpu", on_event=events.append)
     assert report.out == tmp_path / "ok"
+    for seconds in (math.nan, -1.0):
+        with pytest.raises(TrainingError, match=r"--max-seconds: expected a number from 0 on, got (nan|-1)"):
+            run_recipe("it", data=data, out=tmp_path, device="cpu", max_seconds=seconds)
     rows = json.loads((tmp_path / "sweep.json").read_text())
     assert "lower optimiser.learning_rate" in rows["hot"]["error"]
     assert rows["ok"]["steps"] == 6
@@ -507,8 +568,6 @@ def test_an_ensemble_takes_its_members_from_their_runs(data, tmp_path):
     runs = [str(tmp_path / f"member{i}") for i in (0, 1)]
     tables = {"network": {"kind": "ensemble", "members": [FCN, FCN]}, "optimiser": {"steps": 0}}
     train(binary(start={"runs": runs}, **tables), data=data, out=tmp_path / "both", device="cpu")
-    from safetensors.torch import load_file
-
     both = load_file(tmp_path / "both" / "weights.safetensors")
     for i, run in enumerate(runs):
         for name, value in load_file(f"{run}/weights.safetensors").items():

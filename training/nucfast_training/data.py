@@ -191,9 +191,14 @@ def guess_mpp(labels: NDArray[np.int32]) -> float:
 
 def _distance(labels: NDArray[np.int32], kinds: NDArray[np.uint8], cache: Path) -> NDArray[np.uint8]:
     path = cache / f"{hashlib.sha256(labels.tobytes()).hexdigest()[:24]}.png"
-    if path.exists():
-        return np.asarray(Image.open(path))
-    distance = TARGETS["distance"].make(labels, kinds)
-    cache.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(distance).save(path)
-    return distance
+    if not path.exists():
+        keep_map(TARGETS["distance"].make(labels, kinds), path)
+    return np.asarray(Image.open(path))
+
+
+def keep_map(plane: NDArray[np.uint8], path: Path) -> None:
+    """Write a PNG of the cache, which is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    Image.fromarray(plane).save(partial, "PNG")
+    partial.replace(path)

@@ -17,7 +17,7 @@ from nucfast.ops import mean_intensity
 from nucfast.pipeline.slide_run import RegionTask, plan
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import open_slide
-from nucfast_training.data import Sample
+from nucfast_training.data import Sample, keep_map
 from nucfast_training.start import WEIGHTS_FILE
 from nucfast_training.targets import TARGETS, UNCLASSIFIED
 
@@ -92,9 +92,8 @@ def _softened(
         path = cache / f"{key.hexdigest()[:24]}-{head}.png"
         if not path.exists():
             maps = maps or _predict(sample, engine)
-            cache.mkdir(parents=True, exist_ok=True)
             known = maps[head][..., 0] if binary else _classes(sample.labels, maps[head])
-            Image.fromarray(known).save(path)
+            keep_map(known, path)
         known = np.asarray(Image.open(path))
         if binary:
             known = np.asarray(cv2.addWeighted(targets[head], 1.0 - share, known, share, 0.0))

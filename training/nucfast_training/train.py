@@ -7,11 +7,14 @@ with the recipe in its header), ``learning-curve.png`` and ``predictions.png``.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import itertools
 import json
 import math
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -49,10 +52,13 @@ from nucfast_training.start import WEIGHTS_FILE, calibrate_norms, load_start
 from nucfast_training.targets import TARGETS
 from nucfast_training.teacher import soften
 
+LOG_FILE = "log.jsonl"
 LOG_EVERY = 100  # steps
 LOOK_EVERY = 20  # steps of a GPU, which would wait if each step's loss were looked at
 # What a run in a folder keeps to the end. Anything else may be changed when it goes on.
-LASTING = ("network.", "classes.", "start.", "mpp", "optimiser.kind")
+LASTING = ("name", "network.", "classes.", "start.", "mpp", "optimiser.kind")
+# What decides its validations: with others of these the best so far is no rival.
+MEASURE = ("training images", "sets.", "patches.", "loss.", "validation.")
 MAX_SHOWN = 4  # patches in predictions.png
 CALIBRATION_BATCHES = 4  # from which the normalisation of a bundle's network is estimated
 
@@ -110,12 +116,18 @@ def train(
         RecipeError: the recipe asks for what is not there, or the run in ``out`` has another network,
             optimiser or start, or is finished with other settings or training images.
         DatasetError: the data are not as they must be.
-        TrainingError: the loss is not finite, or memory ran out; the last good checkpoint stays.
+        TrainingError: the loss is not finite, or memory ran out; the last good checkpoint stays. Or another
+            training is at work in ``out``.
     """
     out.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
-    run = _Run(recipe, out, _device(device), on_event, tensorboard)
-    cache = out / "cache"
+    with _alone(out):
+        run = _Run(recipe, out, _device(device), on_event, tensorboard)
+        return _read_and_train(run, data, max_seconds, limit)
+
+
+def _read_and_train(run: _Run, data: Path, max_seconds: float, limit: int) -> TrainReport:
+    recipe, cache = run.recipe, run.out / "cache"
     with run.guarded():
         sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
         run.learns_from(sets, data)
@@ -132,6 +144,19 @@ def train(
         patches = DevicePatches(sets, recipe, run.device) if on_device else Patches(sets, recipe)
         val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
         return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder; the lock ends with the process, however that ends."""
+    with (out / LOG_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"{out}: another training is at work here; give another --out") from error
+        except OSError:
+            pass  # some network file systems lock nothing
+        yield
 
 
 def _device(name: str) -> torch.device:
@@ -201,11 +226,13 @@ class _Run:
         self.digest, self.folder = "", Path()  # of the training images
         if self.checkpoint.exists():
             self._resume()
+        self._trim_log()
+        self.interrupted = False
         self.board = None
         if tensorboard:
             require("tensorboard", extra="tensorboard", purpose="--tensorboard")
             module = importlib.import_module("torch.utils.tensorboard")
-            self.board = module.SummaryWriter(str(out))
+            self.board = module.SummaryWriter(str(out), purge_step=self.step + 1)
 
     def say(self, message: str) -> None:
         self.on_event({"event": "message", "message": message})
@@ -238,6 +265,8 @@ class _Run:
                 f"{self.out}: holds a run that is finished, with other {', '.join(self.changed)}; give "
                 "another --out, remove the folder, or allow more steps or seconds"
             )
+        if any(name.startswith(MEASURE) for name in self.changed):
+            self.best, self.worse = math.nan, 0
         start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
         if (start.bundle or start.grow or start.refine) and not frozen and not self.checkpoint.exists():
             self._calibrate(patches)
@@ -248,8 +277,8 @@ class _Run:
         stopped = "done"
         validated = self.step > 0
         started = time.monotonic() - self.seconds
-        with self._kept_when_interrupted(), _batches(patches, self.step, self.device) as source:
-            while self.step < steps:
+        with self._interrupts_wait(), _batches(patches, self.step, self.device) as source:
+            while self.step < steps and not self.interrupted:
                 if self.seconds >= max_seconds:
                     stopped = "time"
                     break
@@ -282,9 +311,14 @@ class _Run:
                     self._validate_and_save(val)
                     prepared, validated = -1, True
                     self.seconds = time.monotonic() - started
-        if not validated or not self.weights.exists():
-            self._validate_and_save(val)
-        draw_learning_curve(self.out / "log.jsonl", self.out / "learning-curve.png", validation.metric)
+            if not self.interrupted and (not validated or not self.weights.exists()):
+                self._validate_and_save(val)
+            if self.interrupted:
+                if count:
+                    self._check_finite(float(sums["loss"]) / count)
+                self._save_checkpoint()
+                raise KeyboardInterrupt
+        draw_learning_curve(self.out / LOG_FILE, self.out / "learning-curve.png", validation.metric)
         self._draw(val)
         if self.board is not None:
             self.board.close()
@@ -433,13 +467,21 @@ class _Run:
 
     def _log(self, record: Event) -> None:
         record = {"step": self.step, "seconds": round(self.seconds, 1)} | record
-        with (self.out / "log.jsonl").open("a") as file:
+        with (self.out / LOG_FILE).open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.board is not None:
             for group in ("train", "val"):
                 for name, value in record.get(group, {}).items():
                     self.board.add_scalar(f"{group}/{name}", value, self.step)
         self.on_event({"event": "log", **record})
+
+    def _trim_log(self) -> None:
+        """Leave out what a run that was killed logged after its checkpoint, which it does again."""
+        path = self.out / LOG_FILE
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= self.step]
+        if kept != lines:
+            path.write_text("".join(f"{line}\n" for line in kept))
 
     def _save_checkpoint(self) -> None:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
@@ -461,13 +503,15 @@ class _Run:
     def _resume(self) -> None:
         try:
             with safe_open(self.checkpoint, "pt") as file:
-                header = file.metadata()
+                header = file.metadata() or {}
             tensors = load_file(self.checkpoint)
-        except (OSError, SafetensorError) as error:
+            before = json.loads(header["recipe"])
+            progress, plain = json.loads(header["progress"]), json.loads(header["optimiser"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RecipeError(
                 f"{self.checkpoint}: is damaged ({error}); remove it to begin anew, or give another --out"
             ) from error
-        self.changed = changed_settings(json.loads(header["recipe"]), self.recipe.table)
+        self.changed = changed_settings(before, self.recipe.table)
         other = [key for key in self.changed if key.startswith(LASTING)]
         if other:
             raise RecipeError(
@@ -483,8 +527,7 @@ class _Run:
         self.network.load_state_dict(part("network."))
         if self.average is not self.network:
             self.average.load_state_dict(part("average.") or part("network."))
-        unpack(self.optimiser, part("optimiser."), json.loads(header["optimiser"]))
-        progress = json.loads(header["progress"])
+        unpack(self.optimiser, part("optimiser."), plain)
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.best, self.worse, self.scores = progress["best"], progress["worse"], progress["scores"]
         self.digest = progress.get("data", "")
@@ -515,12 +558,30 @@ class _Run:
         return "no state had been stored yet"
 
     @contextmanager
-    def _kept_when_interrupted(self) -> Iterator[None]:
+    def _interrupts_wait(self) -> Iterator[None]:
+        """Let an interrupt wait for the end of a step, so that no half of one is stored; a second is obeyed.
+
+        Only where an interrupt would be a ``KeyboardInterrupt``, and signals may be handled.
+        """
+
+        def note(number: int, frame: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        mine = threading.current_thread() is threading.main_thread()
+        caught = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if mine and signal.getsignal(number) is signal.default_int_handler
+        ]
+        for number in caught:
+            signal.signal(number, note)
         try:
             yield
-        except KeyboardInterrupt:
-            self._save_checkpoint()
-            raise
+        finally:
+            for number in caught:
+                signal.signal(number, signal.default_int_handler)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -533,6 +594,14 @@ class _Run:
                 f"{self.device}: out of memory at step {self.step} with patches.batch = {patches.batch} of "
                 f"{patches.size_px} px: lower patches.batch; {self._kept()}"
             ) from error
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinite if it is not whole."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def _batch(patches: Patches, number: int, device: torch.device) -> Batch:
