@@ -231,6 +231,8 @@ def test_evaluate_names_what_is_wrong_with_a_data_set(tmp_path):
     assert "manifest.csv" in run("evaluate", tmp_path, code=2).stderr
     (tmp_path / "manifest.csv").write_text("id,split,image\na,train,a.png\n")
     assert "no image of split 'val'" in run("evaluate", tmp_path, code=2).stderr
+    wrong = run("evaluate", tmp_path, "--where", "kind", code=2).stderr
+    assert "--where kind: expected COLUMN=VALUE, such as modality=fluorescence" in wrong
 
 
 def test_train_runs_a_recipe_and_names_what_is_wrong(tmp_path):

@@ -53,6 +53,18 @@ def test_a_manifest_as_spreadsheets_write_it(tmp_path):
         dataset_rows(tmp_path, "val", {})
 
 
+def test_what_leaves_no_image_is_named(tmp_path):
+    (tmp_path / "manifest.csv").write_text("id,split,image,kind\na,val,a.png,x\nb,train,b.png,y\n")
+    assert [row["id"] for row in dataset_rows(tmp_path, "val", {"kind": "x"})] == ["a"]
+    for split, where, message in (
+        ("test", {}, "no image of split 'test'; it has train, val"),
+        ("val", {"kind": "z"}, "no image of kind 'z'; it has x, y"),
+        ("val", {"kind": "y"}, "no image has split 'val', kind 'y' all at once"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            dataset_rows(tmp_path, split, where)
+
+
 def test_an_image_of_ids_that_is_damaged(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "manifest.csv").write_text("id,split,image\na,val,a.png\n")

@@ -10,6 +10,7 @@ import click
 
 from nucfast.cli.options import network_options
 from nucfast.engine import create_engine, load_bundle
+from nucfast.errors import DatasetError
 from nucfast.pipeline import evaluate_dataset
 from nucfast.slide.mpp import check_option
 
@@ -41,6 +42,9 @@ def command(
 ) -> None:
     """Score a model on DATASET: a folder with manifest.csv, images/, labels/ and maybe types/."""
     check_option(mpp)
+    for item in where:
+        if "=" not in item:
+            raise DatasetError(f"--where {item}: expected COLUMN=VALUE, such as modality=fluorescence")
     wanted = dict(item.partition("=")[::2] for item in where)
     runner = create_engine(load_bundle(model), engine=engine, device=device, precision=precision)
     click.echo(f"{model} on {runner.description}", err=True)
@@ -60,14 +64,14 @@ def command(
         **scores.as_dict(),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
     for key, value in result.items():
         if isinstance(value, dict):
             for name, figures in value.items():
                 click.echo(f"{key}.{name}  " + "  ".join(f"{k} {_number(v)}" for k, v in figures.items()))
         else:
             click.echo(f"{key}  {_number(value)}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _number(value: object) -> str:

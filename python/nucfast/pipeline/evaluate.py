@@ -82,10 +82,16 @@ def dataset_rows(root: Path, split: str, where: dict[str, str]) -> list[dict[str
     needed = ["id", "split", "image", *where]
     if not columns.issuperset(needed):
         raise DatasetError(f"{manifest}: expected the columns {', '.join(needed)}, got {sorted(columns)}")
-    wanted = [row for row in rows if row["split"] == split and all(row[k] == v for k, v in where.items())]
+    asked = [("split", split), *where.items()]
+    for column, value in asked:
+        found = sorted({row[column] for row in rows})
+        if value not in found:
+            others = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+            raise DatasetError(f"{manifest}: no image of {column} {value!r}; it has {others}")
+    wanted = [row for row in rows if all(row[column] == value for column, value in asked)]
     if not wanted:
         raise DatasetError(
-            f"{manifest}: no image of split {split!r}; it has {sorted({row['split'] for row in rows})}"
+            f"{manifest}: no image has {', '.join(f'{k} {v!r}' for k, v in asked)} all at once"
         )
     return wanted
 
