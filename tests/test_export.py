@@ -307,7 +307,7 @@ def test_command_makes_a_bundle_of_a_run(run, tmp_path):
     assert aji.startswith("AJI on val of data: 0.")
     assert last.startswith(f"{out / 'model.onnx'}: ")
     bundle = load_bundle(out)
-    assert bundle.name == "dsb2018-fcn"
+    assert bundle.name == "dsb2018-fcn-smoke"
     assert bundle.training["recipe"]["network"]["widths"] == [4, 4, 8, 8]
     network = build_network(bundle.training["recipe"]).eval()
     network.load_state_dict(load_file(run / "weights.safetensors"))

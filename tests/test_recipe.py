@@ -141,6 +141,9 @@ def test_absent_and_broken_files(tmp_path):
     (tmp_path / "broken.toml").write_text("name = ")
     with pytest.raises(RecipeError, match=r"broken.toml: cannot be read as TOML"):
         load_recipe(tmp_path / "broken.toml")
+    (tmp_path / "loop.toml").write_text('extends = "loop"')
+    with pytest.raises(RecipeError, match=r"loop.toml: extends loop.toml, which extends it in turn"):
+        load_recipe(tmp_path / "loop.toml")
 
 
 def test_extends_replaces_what_must_be_whole_and_merges_the_rest(path, tmp_path):

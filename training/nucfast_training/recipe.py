@@ -310,8 +310,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
     if "extends" in table:
-        base = _read(path.with_name(f"{table.pop('extends')}.toml"))
-        table = merge(base, table)
+        parent = path.with_name(f"{table.pop('extends')}.toml")
+        try:
+            table = merge(_read(parent), table)
+        except RecursionError as error:
+            raise RecipeError(f"{path}: extends {parent.name}, which extends it in turn") from error
     return table
 
 
