@@ -416,7 +416,7 @@ def test_recipe_that_describes_no_bundle(run, changes, message):
     recipe["bundle"] = {} if changes is None else recipe["bundle"] | changes
     with pytest.raises(
         ExportError,
-        match=rf"dsb2018-fcn: its recipe describes no bundle \({message}.*\): mend it, and give it",
+        match=rf"dsb2018-fcn-smoke: its recipe describes no bundle \({message}.*\): mend it, and give it",
     ):
         load_run(run, recipe=recipe)
 
