@@ -219,6 +219,15 @@ def binary(**tables):
     return Recipe.of(merge(base, {"validation": {"every_steps": 2, "patches": 2}, **tables}))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as Python sets it up; what runs the tests may have left it to the system."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("during", "step"), [("_losses", 2), ("_update_average", 3), ("_validate", 4)])
 def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(data, tmp_path, monkeypatch, during, step):
     network = {"kind": "unet", "widths": [4, 4, 4], "heads": {"nucleus": 1}, "batch_norm": True}
