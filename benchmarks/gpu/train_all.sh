@@ -37,7 +37,6 @@ small() {
 replaced() {
   train 120 consep-unet-dropout --no-weights
   train 190 dsb2018-256 --no-weights
-  train 160 dsb2018-unet dsb2018-linknet2 dsb2018-ensemble --no-weights
 }
 
 micrographs() {
