@@ -809,3 +809,30 @@ class TestThreads:
 
     def test_without_cgroups(self, tmp_path):
         assert _quota_cpus(tmp_path) == 1 << 30
+
+
+INTERRUPTED = """
+import gc, signal, sys, threading
+from nucfast.engine import create_engine, load_bundle
+
+def let_go():
+    engines.clear()
+    gc.collect()
+
+engines = [create_engine(load_bundle(sys.argv[1]), engine="openvino")]
+thread = threading.Thread(target=let_go)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_engine_that_another_thread_lets_go_of_leaves_interrupts_as_they_are(bundle):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(bundle.path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

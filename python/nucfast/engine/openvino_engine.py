@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -82,9 +83,21 @@ def _compile(core: Any, model: Any, settings: Mapping[str, Any]) -> Any:
             del os.environ[_KEPT_KERNELS]
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's Core, one for all engines and never let go.
+
+    The thread that makes it gets a stack for signal handlers, which is freed with it, whichever thread that
+    happens in: then Ctrl-C would crash the process.
+    """
+    core = import_openvino().Core()
+    core.set_property("CPU", {"LOG_LEVEL": "LOG_NONE"})
+    return core
+
+
 def cpu_has_bf16() -> bool:
     """Whether this CPU computes in bf16; without its instructions bf16 is slower than fp32."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoEngine:
@@ -108,8 +121,7 @@ class OpenVinoEngine:
         self.precision = precision
         self.threads = threads
         self._tensor = openvino.Tensor
-        core = openvino.Core()
-        core.set_property("CPU", {"LOG_LEVEL": "LOG_NONE"})
+        core = _core()
         settings = {
             # In an int8 network, the few layers that are not quantised.
             "INFERENCE_PRECISION_HINT": "bf16" if native_bf16 and precision != "fp32" else "f32",
