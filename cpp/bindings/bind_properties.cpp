@@ -19,7 +19,7 @@ T* write_column(py::array& array, const char* name, const Shape& shape) {
     return static_cast<T*>(array.mutable_data());
 }
 
-// Pairs of an image and its sums.
+// An image, and the room for its sums.
 Intensity read_intensity(Plane<const Label> labels, py::ssize_t count, const py::array& image,
                          py::array& sums) {
     Intensity intensity;

@@ -152,10 +152,10 @@ def _alone(out: Path) -> Iterator[None]:
     with (out / LOG_FILE).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(f"{out}: another training is at work here; give another --out") from error
-        except OSError:
-            pass  # some network file systems lock nothing
+        except OSError as error:
+            # Others come of network file systems that lock nothing.
+            if isinstance(error, BlockingIOError):
+                raise TrainingError(f"{out}: another training is at work here; give another --out") from error
         yield
 
 

@@ -328,7 +328,7 @@ def load_bundle(name_or_path: str | Path, *, without: tuple[str, str] | None = N
         BundleError: there is no such bundle, or it is damaged, incomplete or from a later release.
     """
     path = Path(name_or_path)
-    # Never for "./name".
+    # "./name" is always a path.
     if isinstance(name_or_path, str) and name_or_path in shipped_names():
         path = _shipped_root() / name_or_path
     try:

@@ -84,7 +84,7 @@ def _compile(core: Any, model: Any, settings: Mapping[str, Any]) -> Any:
 
 
 @functools.cache
-def _core() -> Any:
+def _shared_core() -> Any:
     """OpenVINO's Core, one for all engines and never let go.
 
     The thread that makes it gets a stack for signal handlers, which is freed with it, whichever thread that
@@ -97,7 +97,7 @@ def _core() -> Any:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU computes in bf16; without its instructions bf16 is slower than fp32."""
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoEngine:
@@ -121,7 +121,7 @@ class OpenVinoEngine:
         self.precision = precision
         self.threads = threads
         self._tensor = openvino.Tensor
-        core = _core()
+        core = _shared_core()
         settings = {
             # In an int8 network, the few layers that are not quantised.
             "INFERENCE_PRECISION_HINT": "bf16" if native_bf16 and precision != "fp32" else "f32",
