@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import errno
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -149,6 +150,12 @@ def test_missing_files(directory, tmp_path):
 def test_what_cannot_be_looked_at(tmp_path):
     with pytest.raises(BundleError, match=r"a: cannot be read as a model bundle, .*File name too long"):
         load_bundle(tmp_path / ("a" * 300))
+
+
+def test_what_may_never_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BundleError, match=r"pipe: cannot be read .*\(neither a file nor a folder\)"):
+        load_bundle(tmp_path / "pipe")
 
 
 def test_network_without_its_manifest(directory):
@@ -380,6 +387,7 @@ def test_every_key_is_required_and_typed(directory):
             [{"file": MODEL, "format": "openvino", "precision": "fp32"}],
             r"variants\[0\].file: expected one of the files \['model.onnx'\], got 'model.onnx.bin'",
         ),
+        (("outputs", 0, "channels"), 10**12, r"outputs\[0\].channels: expected 1 to 256"),
         (("files",), {}, r"files: expected 'model.onnx' among them"),
         (("files", MODEL), "0123", r"files.model.onnx: expected a sha256"),
         (("files", "../outside"), "0" * 64, r"files: expected plain file names, got '../outside'"),
@@ -394,7 +402,7 @@ def test_nonsense_is_refused(directory, path, value, message):
 def test_constructors_check_too():
     with pytest.raises(ValueError, match="mpp: expected um per pixel"):
         tiny_spec(mpp=353.0)
-    with pytest.raises(ValueError, match="channels: expected 1 or more"):
+    with pytest.raises(ValueError, match="channels: expected 1 to 256"):
         OutputSpec("x", "", 0, 1)
     with pytest.raises(ValueError, match=r"id: expected 1\.\.255"):
         NucleusClass(256, "x", (0, 0, 0))

@@ -66,6 +66,8 @@ def main() -> None:
         KeyboardInterrupt: the user, or a batch system, ended it.
     """
     give_memory_back()
+    # NumPy's own threads have next to nothing to do here, and spin while they wait for it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = group.main(standalone_mode=False)
         sys.stdout.flush()

@@ -15,8 +15,9 @@ def give_memory_back() -> None:
     """Return large arrays to the system: kept and cut up, they cost a run a quarter more memory."""
     # Arrow's own allocator keeps what it has had.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # A low trim threshold would give the heap's end back after every tile.
-    _mallopt({_M_MMAP_THRESHOLD: 1 << 20, _M_TRIM_THRESHOLD: 32 << 20})
+    # Large: those that NumPy asks to have in huge pages. Smaller ones come page by page, which costs more
+    # than to fill them. A low trim threshold would give the heap's end back after every tile.
+    _mallopt({_M_MMAP_THRESHOLD: 4 << 20, _M_TRIM_THRESHOLD: 32 << 20})
 
 
 def keep_memory() -> None:

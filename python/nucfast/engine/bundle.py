@@ -34,6 +34,7 @@ MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 
 _INPUT = {"layout": "NHWC", "dtype": "uint8", "channels": "RGB"}
+_MAX_CHANNELS = 256  # as many classes as a byte has values
 _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number"}
 
 
@@ -62,7 +63,7 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         _expect(self.name != "", "name", "a name", self.name)
-        _expect(self.channels >= 1, "channels", "1 or more", self.channels)
+        _expect(1 <= self.channels <= _MAX_CHANNELS, "channels", f"1 to {_MAX_CHANNELS}", self.channels)
         _expect(self.stride >= 1, "stride", "1 or more", self.stride)
         _expect(self.scale > 0, "scale", "a number above 0", self.scale)
 
@@ -478,6 +479,8 @@ def _opened(path: Path) -> Iterator[_Source]:
     try:
         if path.is_dir():
             yield _Source(path, None)
+        elif path.exists() and not path.is_file():  # a device or a pipe may never end
+            raise OSError("neither a file nor a folder")
         else:
             with zipfile.ZipFile(path) as archive:
                 yield _Source(path, archive)
