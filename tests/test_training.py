@@ -297,6 +297,12 @@ def test_other_settings_or_images_are_never_taken_for_the_same_run(data, tmp_pat
     image.save(other / "made" / "images" / "train.png")
     with pytest.raises(RecipeError, match=r"run: holds a run that is finished, with other training images"):
         train(binary(), data=other, out=out, device="cpu")
+    judged = tmp_path / "judged"
+    shutil.copytree(data, judged)
+    labels = judged / "made" / "labels" / "val.png"
+    Image.open(labels).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(labels)
+    with pytest.raises(RecipeError, match=r"is finished, with other validation images; give another --out"):
+        train(binary(), data=judged, out=out, device="cpu")
     with pytest.raises(RecipeError, match=r"is finished, with other patches.stain; give another --out"):
         train(binary(patches={"stain": 0.5}), data=data, out=out, device="cpu")
     with pytest.raises(RecipeError, match=r"holds a run with another name; give another --out"):
@@ -397,12 +403,16 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(data, tmp_path):
     assert (tmp_path / "hot" / "weights.safetensors").read_bytes() == good
 
 
-@pytest.mark.parametrize("place", ["heads_loss", "_batch", "calibrate_norms", "soften"])
+@pytest.mark.parametrize("place", ["heads_loss", "on a CPU", "_batch", "calibrate_norms", "soften"])
 def test_out_of_memory_names_the_setting(data, tmp_path, monkeypatch, place):
     def exhaust(*args, **kwargs):
+        if place == "on a CPU":
+            torch.empty(1 << 50)
+        if place == "_batch":
+            np.empty(1 << 50)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train_module, place, exhaust)
+    monkeypatch.setattr(train_module, "heads_loss" if place == "on a CPU" else place, exhaust)
     recipe = with_changes(teacher={"bundle": "he-fast"} if place == "soften" else {})
     if place == "calibrate_norms":
         train(with_changes(optimiser={"steps": 1}), data=data, out=tmp_path / "small", device="cpu")

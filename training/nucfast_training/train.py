@@ -58,7 +58,7 @@ LOOK_EVERY = 20  # steps of a GPU, which would wait if each step's loss were loo
 # What a run in a folder keeps to the end. Anything else may be changed when it goes on.
 LASTING = ("name", "network.", "classes.", "start.", "mpp", "optimiser.kind")
 # What decides its validations: with others of these the best so far is no rival.
-MEASURE = ("training images", "sets.", "patches.", "loss.", "validation.")
+MEASURE = ("training images", "validation images", "sets.", "patches.", "loss.", "validation.")
 MAX_SHOWN = 4  # patches in predictions.png
 CALIBRATION_BATCHES = 4  # from which the normalisation of a bundle's network is estimated
 
@@ -114,7 +114,7 @@ def train(
 
     Raises:
         RecipeError: the recipe asks for what is not there, or the run in ``out`` has another network,
-            optimiser or start, or is finished with other settings or training images.
+            optimiser or start, or is finished with other settings or images.
         DatasetError: the data are not as they must be.
         TrainingError: the loss is not finite, or memory ran out; the last good checkpoint stays. Or another
             training is at work in ``out``.
@@ -129,8 +129,10 @@ def train(
 def _read_and_train(run: _Run, data: Path, max_seconds: float, limit: int) -> TrainReport:
     recipe, cache = run.recipe, run.out / "cache"
     with run.guarded():
-        sets = read_sets(recipe, data, "train", cache=cache, limit=limit)
-        run.learns_from(sets, data)
+        sets, val_sets = (
+            read_sets(recipe, data, split, cache=cache, limit=limit) for split in ("train", "val")
+        )
+        run.sees({"training images": sets, "validation images": val_sets}, data)
         if recipe.teacher.bundle:
             sets = soften(
                 sets,
@@ -142,8 +144,8 @@ def _read_and_train(run: _Run, data: Path, max_seconds: float, limit: int) -> Tr
             )
         on_device = run.device.type == "cuda" and makes_here(recipe)
         patches = DevicePatches(sets, recipe, run.device) if on_device else Patches(sets, recipe)
-        val_patches = Patches(read_sets(recipe, data, "val", cache=cache, limit=limit), recipe)
-        return run.train(patches, val_patches.fixed(recipe.validation.patches), max_seconds)
+        val = Patches(val_sets, recipe).fixed(recipe.validation.patches)
+        return run.train(patches, val, max_seconds)
 
 
 @contextmanager
@@ -223,7 +225,7 @@ class _Run:
         self.step, self.seconds, self.best, self.worse = 0, 0.0, math.nan, 0
         self.scores: dict[str, float] = {}
         self.changed: list[str] = []  # since the run in the folder began
-        self.digest, self.folder = "", Path()  # of the training images
+        self.digests, self.folder = dict[str, str](), Path()  # of the images
         if self.checkpoint.exists():
             self._resume()
         self._trim_log()
@@ -495,7 +497,7 @@ class _Run:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         header = {
             "recipe": json.dumps(self.recipe.table),
-            "progress": json.dumps(progress | {"scores": self.scores, "data": self.digest}),
+            "progress": json.dumps(progress | {"scores": self.scores, "images": self.digests}),
             "optimiser": json.dumps(plain),
         }
         _save(tensors, self.checkpoint, header)
@@ -530,7 +532,7 @@ class _Run:
         unpack(self.optimiser, part("optimiser."), plain)
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.best, self.worse, self.scores = progress["best"], progress["worse"], progress["scores"]
-        self.digest = progress.get("data", "")
+        self.digests = progress.get("images", {})
         if "random" in tensors:
             torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random_cuda" in tensors:
@@ -538,19 +540,14 @@ class _Run:
         others = f", with other {', '.join(self.changed)}" if self.changed else ""
         self.say(f"goes on from step {self.step}{others}")
 
-    def learns_from(self, sets: list[list[Sample]], folder: Path) -> None:
-        """Note the training images and where they are; a run that goes on may get others."""
+    def sees(self, images: Mapping[str, list[list[Sample]]], folder: Path) -> None:
+        """Note the images, by what they are for, and where they are; a run that goes on may get others."""
         self.folder = folder.resolve()
-        digest = hashlib.sha256()
-        for sample in itertools.chain(*sets):
-            digest.update(f"{sample.name} {sample.image.shape}".encode())
-            digest.update(np.ascontiguousarray(sample.image))
-            digest.update(np.ascontiguousarray(sample.labels))
-            for target in sample.targets.values():  # the classes, which the labels do not tell
-                digest.update(np.ascontiguousarray(target))
-        if self.digest not in {"", digest.hexdigest()}:
-            self.changed.append("training images")
-        self.digest = digest.hexdigest()
+        for purpose, sets in images.items():
+            digest = _digest(sets)
+            if self.digests.get(purpose, digest) != digest:
+                self.changed.append(purpose)
+            self.digests[purpose] = digest
 
     def _kept(self) -> str:
         if self.weights.exists():
@@ -588,12 +585,27 @@ class _Run:
         """Say which settings decide about memory when it runs out."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            # That of a GPU has a class of its own, that of the CPU a text.
+            kinds = MemoryError, torch.OutOfMemoryError
+            if not isinstance(error, kinds) and "can't allocate memory" not in str(error):
+                raise
             patches = self.recipe.patches
             raise TrainingError(
                 f"{self.device}: out of memory at step {self.step} with patches.batch = {patches.batch} of "
                 f"{patches.size_px} px: lower patches.batch; {self._kept()}"
             ) from error
+
+
+def _digest(sets: list[list[Sample]]) -> str:
+    digest = hashlib.sha256()
+    for sample in itertools.chain(*sets):
+        digest.update(f"{sample.name} {sample.image.shape}".encode())
+        digest.update(np.ascontiguousarray(sample.image))
+        digest.update(np.ascontiguousarray(sample.labels))
+        for target in sample.targets.values():  # the classes, which the labels do not tell
+            digest.update(np.ascontiguousarray(target))
+    return digest.hexdigest()
 
 
 def _step_of(line: str) -> float:
