@@ -10,14 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 
 import killable
 import nucfast
 from nucfast.engine import DecoderSpec, write_bundle
+from nucfast.errors import NucfastError
 from nucfast.output import FORMATS
 from nucfast.pipeline import infer, journal, run
+from nucfast.pipeline.cluster import Cluster
 from nucfast.pipeline.journal import Journal, Worker
 from nucfast.pipeline.run import WORK_FOLDER
 from nucfast.slide import write_slide
@@ -180,6 +183,21 @@ def test_a_killed_dask_worker_is_survived(slide, settings, expected, tmp_path):
         assert stages[name]["mpx_per_s"] > 0
     for name in RESULTS:
         assert (tmp_path / "made.svs" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_a_cluster_that_gives_no_client_is_ended(monkeypatch):
+    started = []
+
+    def refuse(cluster, **options):
+        started.append(cluster)
+        raise OSError("refused")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(
+        NucfastError, match=r"dask local: no scheduler answers \(refused\); check the address"
+    ):
+        Cluster("local", workers=0)
+    assert started[0].status == distributed.Status.closed
 
 
 def children(pid, word):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -46,13 +47,17 @@ class Cluster:
         self._distributed = distributed
         # On import it asks for all that its parts have to say.
         logging.getLogger("distributed").setLevel(logging.WARNING)
-        self._owned: Any = None
+        scheduler: Any = address
         try:
-            if address == "local":
-                self._owned = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None
-                )
-            self.client: Any = distributed.Client(self._owned or address, timeout=30)
+            with ExitStack() as opened:
+                if address == "local":
+                    scheduler = opened.enter_context(
+                        distributed.LocalCluster(
+                            n_workers=workers, threads_per_worker=1, dashboard_address=None
+                        )
+                    )
+                self.client: Any = opened.enter_context(distributed.Client(scheduler, timeout=30))
+                self._opened = opened.pop_all()
         except (OSError, ValueError) as error:
             raise NucfastError(
                 f"dask {address}: no scheduler answers ({error}); check the address"
@@ -62,9 +67,7 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.client.close()
-        if self._owned is not None:
-            self._owned.close()
+        self._opened.close()
 
     def run_regions(
         self, entry: SlideInput, config: InferConfig, expected: str, todo: Iterable[Region], stages: Stages
