@@ -356,6 +356,18 @@ def test_maps_do_not_depend_on_tiles(shape, batch):
     assert_array_equal(maps["class"][..., 1], image[::2, ::2, 2])
 
 
+def test_pixels_that_are_more_nucleus_have_more_say_in_its_class():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[10:30, 10:30, :2] = 140  # more of it is of class 1,
+    image[10:30, 21:30] = 255  # but this is what is surely nucleus
+    image[41, 10:40, :2] = 200  # so thin that the class map, of half the resolution, does not show it
+    image[40, 10:40, 2] = 255
+    nuclei = segment(image, engine=KnownMaps(make_bundle()))
+    assert nuclei.class_id.tolist() == [2, 2]
+    sure, faint = 4 * 255, 6 * 140  # in every second column
+    np.testing.assert_allclose(nuclei.class_probability, [sure / (sure + faint), 1.0], rtol=1e-6)
+
+
 def test_window_grows_to_whole_strides_within_the_slide():
     assert Window(20, 20, 40, 40).grown(5, align_px=16, within=Window(0, 0, 100, 47)) == Window(0, 0, 48, 47)
 

@@ -133,9 +133,10 @@ def decode_region(
 def vote(
     maps: Maps, labels: NDArray[np.int32], first_pixel: NDArray[np.int32], bundle: Bundle
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Class of each nucleus, by the mean class probabilities over its pixels, and that mean.
+    """Class of each nucleus, by the mean class probabilities over its pixels, and the probability of that.
 
-    Without a class output every nucleus has the bundle's only class, or 0 if it has none.
+    A pixel weighs as much as it is nucleus, so that what is around one has little say in its class. Without a
+    class output every nucleus has the bundle's only class, or 0 if it has none.
     """
     count = first_pixel.shape[0]
     if "class" not in maps:
@@ -144,10 +145,14 @@ def vote(
     stride = bundle.output("class").stride
     # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
     sampled = np.ascontiguousarray(labels[::stride, ::stride])
-    mean = mean_intensity(sampled, maps["class"], count=count)
-    missed = np.isnan(mean[:, 0])  # so thin that no sample hit it
-    rows, cols = first_pixel[missed].T // stride
-    mean[missed] = maps["class"][rows, cols]
+    weight = maps["nucleus"][::stride, ::stride].astype(np.float32)
+    weighted = mean_intensity(sampled, np.concatenate([maps["class"] * weight, weight], axis=2), count=count)
+    total = weighted[:, -1:]
+    seen = total[:, 0] > 0  # others are so thin that no sample hit them
+    mean = np.empty((count, weighted.shape[1] - 1))
+    mean[seen] = weighted[seen, :-1] / total[seen]
+    rows, cols = first_pixel[~seen].T // stride
+    mean[~seen] = maps["class"][rows, cols]
     best = mean.argmax(axis=1)
     ids = np.array([entry.id for entry in bundle.classes], np.uint8)
     return ids[best], (mean[np.arange(count), best] / 255.0).astype(np.float32)
