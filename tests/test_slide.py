@@ -760,6 +760,14 @@ def test_time_goes_by_what_is_stored_and_not_by_the_size(tmp_path):
             {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
             "palette colours",
         ),
+        *(
+            (
+                np.zeros((90, 90, 3), np.uint8),
+                {"photometric": "rgb", "tile": TILE, "compression": name},
+                f"pixels compressed as {name}",
+            )
+            for name in ("JPEGXL", "JPEGXR", "LERC")
+        ),
     ],
 )
 def test_unsupported_tiff(tmp_path, array, options, reason):

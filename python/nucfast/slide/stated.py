@@ -83,13 +83,16 @@ def png_size(data: bytes) -> Size | None:
     return width, height
 
 
-# By TIFF's number of the compression; others unpack into as much memory as a tile takes.
+# By TIFF's number of the compression; others unpack into as much memory as a tile takes, but for UNSTATED.
 STATED_BY: dict[int, Callable[[bytes], Size | None]] = {
     **dict.fromkeys((6, 7, 33007, 34892), jpeg_size),
     **dict.fromkeys((*APERIO, 33004, 34712), jpeg2000_size),
     **dict.fromkeys((34927, 50001), webp_size),
     34933: png_size,
 }
+
+# LERC, JPEG XR and JPEG XL: what they take is not told by a header that would be read here.
+UNSTATED = frozenset((22610, 34887, 34934, 50002, 52546))
 
 
 def check_size(data: bytes, compression: int, width: int, height: int) -> None:

@@ -34,7 +34,7 @@ from nucfast.slide.mpp import (
     tiff_tag_candidates,
 )
 from nucfast.slide.raster import ArraySlide, check_whole, to_rgb
-from nucfast.slide.stated import STATED_BY, check_size, jpeg_size
+from nucfast.slide.stated import STATED_BY, UNSTATED, check_size, jpeg_size
 
 _MINISWHITE, _MINISBLACK, _RGB, _YCBCR = 0, 1, 2, 6
 _SEPARATE = 2
@@ -208,7 +208,8 @@ def tiff_slide(path: Path, tif: Any, *, mpp: float | None) -> Slide:
     """A slide from a parsed ``tifffile.TiffFile``.
 
     Raises:
-        SlideError: not 8-bit RGB or grey, several images of one size, truncated, or no resolution stated.
+        SlideError: not 8-bit RGB or grey, a compression that is not read, several images of one size,
+            truncated, or no resolution stated.
     """
     pages = _images(tif)
     if not pages or _chain_is_cut(tif):
@@ -225,7 +226,7 @@ def tiff_slide(path: Path, tif: Any, *, mpp: float | None) -> Slide:
         )
     problem = _unsupported(base)
     if problem is not None:
-        raise SlideError(f"{path}: {problem}; convert it to 8-bit RGB")
+        raise SlideError(f"{path}: {problem}; convert it to 8-bit RGB, best in JPEG tiles")
     resolution = _resolution(path, tif, base, mpp)
     properties = _properties(base)
     if not base.is_tiled:
@@ -259,6 +260,8 @@ def _chain_is_cut(tif: Any) -> bool:
 
 def _unsupported(page: Any) -> str | None:
     """Why the pixels cannot be taken as 8-bit RGB, None if they can."""
+    if page.compression in UNSTATED:
+        return f"pixels compressed as {page.compression.name}"
     if page.dtype != np.uint8 or page.bitspersample != 8:
         return f"{page.bitspersample}-bit {'integer' if page.sampleformat in (1, 2) else 'float'} pixels"
     if getattr(page, "imagedepth", 1) != 1:
