@@ -144,9 +144,12 @@ def vote(
         return np.full(count, only, np.uint8), np.ones(count, np.float32)
     stride = bundle.output("class").stride
     # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
-    sampled = np.ascontiguousarray(labels[::stride, ::stride])
-    weight = maps["nucleus"][::stride, ::stride].astype(np.float32)
-    weighted = mean_intensity(sampled, np.concatenate([maps["class"] * weight, weight], axis=2), count=count)
+    sampled = np.ascontiguousarray(labels[::stride, ::stride]).ravel()
+    inside = np.flatnonzero(sampled > 0)
+    weight = maps["nucleus"][::stride, ::stride].take(inside).astype(np.float32)[:, np.newaxis]
+    classes = maps["class"].reshape(sampled.size, -1).take(inside, axis=0)
+    votes = np.concatenate([classes * weight, weight], axis=1)
+    weighted = mean_intensity(sampled.take(inside)[np.newaxis], votes[np.newaxis], count=count)
     total = weighted[:, -1:]
     seen = total[:, 0] > 0  # others are so thin that no sample hit them
     mean = np.empty((count, weighted.shape[1] - 1))
