@@ -11,7 +11,7 @@ from nucfast.engine import Bundle, Maps
 from nucfast.engine.bundle import MANIFEST
 from nucfast.errors import BundleError
 from nucfast.nuclei import Nuclei
-from nucfast.ops import contours, find_nuclei, mean_intensity, region_properties
+from nucfast.ops import Rings, contours, find_nuclei, mean_intensity, region_properties
 from nucfast.pipeline.grid import Region, Window
 
 # The outputs that each decoder reads. "climb" splits touching nuclei along the distance map; "components"
@@ -80,7 +80,10 @@ def decode_region(
         peak_share=settings.peak_share,
         max_hole_px=settings.max_hole_um2 / um**2,
     )
-    shape = region_properties(labels, intensity={"color": image, "nucleus": nucleus})
+    rings = contours(labels, style="midpoints")  # labels are 4-connected: ring i belongs to label i + 1
+    shape = region_properties(
+        labels, intensity={"color": image, "nucleus": nucleus}, count=rings.offsets.size - 1
+    )
     color = shape["mean_color"]
 
     corner = np.array([window.top, window.left])
@@ -94,7 +97,7 @@ def decode_region(
         & (centroid < [owned.bottom, owned.right]).all(axis=1)
     )
     class_id, class_probability = vote(maps, labels, shape["first_pixel"], bundle)
-    vertices, offsets = _rings(labels, keep)
+    vertices, offsets = _kept(rings, keep)
     first = shape["first_pixel"][keep].astype(np.int64) + corner
     box = shape["bbox"][keep] + np.tile(corner, 2)
     lengths_um = {
@@ -161,11 +164,8 @@ def vote(
     return ids[best], (mean[np.arange(count), best] / 255.0).astype(np.float32)
 
 
-def _rings(
-    labels: NDArray[np.int32], keep: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Outlines of the kept labels; labels are 4-connected, so ring i belongs to label i + 1."""
-    rings = contours(labels, style="midpoints")
+def _kept(rings: Rings, keep: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Points and offsets of the kept rings."""
     lengths = np.diff(rings.offsets)
     offsets = np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
     return np.compress(np.repeat(keep, lengths), rings.points, axis=0).astype(np.float64), offsets
