@@ -152,11 +152,11 @@ def vote(
     weight = maps["nucleus"][::stride, ::stride].take(inside).astype(np.float32)[:, np.newaxis]
     classes = maps["class"].reshape(sampled.size, -1).take(inside, axis=0)
     votes = np.concatenate([classes * weight, weight], axis=1)
-    weighted = mean_intensity(sampled.take(inside)[np.newaxis], votes[np.newaxis], count=count)
-    total = weighted[:, -1:]
-    seen = total[:, 0] > 0  # others are so thin that no sample hit them
-    mean = np.empty((count, weighted.shape[1] - 1))
-    mean[seen] = weighted[seen, :-1] / total[seen]
+    # Mean weighted probabilities, and in the last column the mean weight.
+    means = mean_intensity(sampled.take(inside)[np.newaxis], votes[np.newaxis], count=count)
+    seen = means[:, -1] > 0  # others are so thin that no sample hit them
+    mean = np.empty((count, means.shape[1] - 1))
+    mean[seen] = means[seen, :-1] / means[seen, -1:]
     rows, cols = first_pixel[~seen].T // stride
     mean[~seen] = maps["class"][rows, cols]
     best = mean.argmax(axis=1)
