@@ -410,13 +410,13 @@ def test_command_refuses_what_are_no_scores(run, tmp_path, content, message):
     ],
 )
 def test_recipe_that_describes_no_bundle(run, changes, message):
-    """Training needs no [bundle], so the export is the first to read it."""
+    """A run may have been trained without [bundle]: then the export is the first to need it."""
     with safe_open(run / "weights.safetensors", "pt") as file:
         recipe = json.loads(file.metadata()["recipe"])
     recipe["bundle"] = {} if changes is None else recipe["bundle"] | changes
     with pytest.raises(
         ExportError,
-        match=rf"dsb2018-fcn-smoke: its recipe describes no bundle \({message}.*\): mend it, and give it",
+        match=rf"dsb2018-fcn-smoke: its recipe describes no bundle \({message}.*\): mend \[bundle\], which",
     ):
         load_run(run, recipe=recipe)
 

@@ -486,6 +486,10 @@ def test_settings_that_do_not_fit(data, tmp_path):
         RecipeError, match=r"freeze.parts: no parameter begins with 'encodr'; expected 'body' or scores"
     ):
         train(binary(freeze={"parts": ["encodr"]}), data=data, out=tmp_path / "b", device="cpu")
+    with pytest.raises(
+        RecipeError, match=r"bundle: .* describes no bundle \(ValueError: tile_px.*: mend \[bundle\]"
+    ):
+        train(binary(bundle={"tile_px": 1001}), data=data, out=tmp_path / "e", device="cpu")
     with pytest.raises(TrainingError, match=r"--device tpu"):
         train(binary(), data=data, out=tmp_path / "c", device="tpu")
     with pytest.raises(DatasetError, match=r"absent: no such folder"):

@@ -115,15 +115,26 @@ def load_run(
         raise ExportError(
             f"{path}: holds another network than that of the recipe {recipe['name']}"
         ) from error
-    network = as_exported(network, recipe)
+    return described(network, recipe, scores)
+
+
+def described(
+    network: nn.Module, recipe: dict[str, Any], scores: Sequence[dict[str, Any]] = ()
+) -> tuple[nn.Module, Bundle]:
+    """A recipe's network as it is exported, and what ``bundle.json`` will say of it.
+
+    Raises:
+        ExportError: ``[bundle]`` of the recipe does not describe a bundle.
+    """
     try:
+        network = as_exported(network, recipe)
         _check_weights(recipe["bundle"]["weights"])
         return network, bundle_of(recipe, scores, outputs_of(network, recipe["bundle"]["stride_px"]))
     # What a setting that is missing, or makes no sense, leads to; PyTorch's is of a stride too small.
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ExportError(
-            f"{recipe['name']}: its recipe describes no bundle ({first_line(error)}): mend it, and give it "
-            "with --recipe FILE"
+            f"{recipe['name']}: its recipe describes no bundle ({first_line(error)}): mend [bundle], which "
+            "nucfast export  takes from  --recipe FILE  as well"
         ) from error
 
 

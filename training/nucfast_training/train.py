@@ -173,6 +173,20 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _check_bundle(network: nn.Module, recipe: Recipe) -> None:
+    """Refuse a ``[bundle]`` of which the export would complain after hours of training."""
+    from nucfast_export.export import ExportError
+    from nucfast_export.run import described
+
+    if recipe.bundle:
+        was_training = network.training
+        try:
+            described(network, recipe.table)
+        except ExportError as error:
+            raise RecipeError(f"bundle: {error}") from error
+        network.train(was_training)
+
+
 def _uses_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
@@ -214,6 +228,7 @@ class _Run:
             )
         check_heads(network, recipe)
         check_freeze(network, recipe)
+        _check_bundle(network, recipe)
         if not self.checkpoint.exists():
             load_start(network, recipe, self.say)
         self.network = network.to(device).to(memory_format=torch.channels_last)
