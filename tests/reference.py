@@ -423,25 +423,26 @@ def find_nuclei(
     peak_share: float,
     max_hole_px: float,
 ) -> NDArray[np.int32]:
-    """Smooth the height, split, cut each nucleus to a share of its peak, fill small holes, split again."""
+    """Smooth the height, split, cut each nucleus to a share of its peak, fill its small holes."""
     around = np.pad(height.astype(np.int32), 1, mode="edge")
     kernel = [(r, c, (2 - abs(r - 1)) * (2 - abs(c - 1))) for r in range(3) for c in range(3)]
     rows, cols = height.shape
     total = sum(share * around[r : r + rows, c : c + cols] for r, c, share in kernel)
-    height = ((total + 8) // 16).astype(np.uint8)
-    mask = probability >= threshold
-    if peak_share > 0:
-        first = groups(height, mask, min_rise=min_rise)
-        for number in np.unique(first[mask]):
-            inside = mask & (first == number)
-            mask &= ~inside | (probability >= math.ceil(peak_share * int(probability[inside].max())))
-    background = label(~mask, connectivity=4)
+    nuclei = groups(((total + 8) // 16).astype(np.uint8), probability >= threshold, min_rise=min_rise)
+    for number in np.unique(nuclei[nuclei > 0]):
+        inside = nuclei == number
+        lowest = math.ceil(peak_share * int(probability[inside].max()))
+        nuclei[inside & (probability < lowest)] = 0
+    background = label(nuclei == 0, connectivity=4)
     edges = (background[0], background[-1], background[:, 0], background[:, -1])
     open_parts = set(np.concatenate(edges).tolist())
     for part in set(background[background > 0].tolist()) - open_parts:
-        if (background == part).sum() <= max_hole_px:
-            mask |= background == part
-    return split_instances(height, mask, min_rise=min_rise)
+        hole = background == part
+        beside = (hole[:, 1:] & (nuclei[:, :-1] > 0), hole[:, :-1] & (nuclei[:, 1:] > 0))
+        sides = set(nuclei[:, :-1][beside[0]].tolist()) | set(nuclei[:, 1:][beside[1]].tolist())
+        if hole.sum() <= max_hole_px and len(sides) == 1:
+            nuclei[hole] = sides.pop()
+    return label(nuclei, connectivity=4)
 
 
 def dynamics(height: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[tuple[int, int], float]:

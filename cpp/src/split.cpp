@@ -48,6 +48,11 @@ class PixelBits {
   public:
     PixelBits() = default;
     explicit PixelBits(Label count) : words_(static_cast<std::size_t>(count) / kBits + 2) {}
+    static PixelBits all(Label count) {
+        PixelBits bits(count);
+        std::fill(bits.words_.begin(), bits.words_.end(), ~Word{0});
+        return bits;
+    }
     std::ptrdiff_t words() const { return static_cast<std::ptrdiff_t>(words_.size()) - 1; }
     Word& word(std::ptrdiff_t w) { return words_[w]; }
     void set(Label i) { words_[i / kBits] |= Word{1} << i % kBits; }
@@ -492,28 +497,39 @@ Groups groups_of(const Bytes& height, const Pixels& pixels, std::ptrdiff_t cols,
     return found;
 }
 
-// The runs of the mask, cut where the group changes, and the group of each.
-Runs cut_to_groups(const Pixels& pixels, const Groups& groups, std::vector<Label>& group_of) {
-    Runs parts;
+// Runs that may touch where the group changes, and the group of each.
+struct Parts : Runs {
+    std::vector<Label> group;
+};
+
+// The runs of those pixels of the mask that are `inside`, cut where the group changes.
+Parts cut_to_groups(const Pixels& pixels, const Groups& groups, const PixelBits& inside) {
+    Parts parts;
     parts.runs.reserve(pixels.runs.runs.size());
+    parts.group.reserve(pixels.runs.runs.size());
     parts.row_begin.reserve(pixels.runs.row_begin.size());
-    group_of.reserve(pixels.runs.runs.size());
     end_row(parts);
     for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
         for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
             const Run run = pixels.runs.runs[i];
-            parts.runs.push_back(run);
-            group_of.push_back(groups.group_of(pixels.first[i]));
+            auto end = run.begin - 1;  // of the last part of this run
             for (std::int32_t c = run.begin; c < run.end; c += kBits) {
                 const Label place = pixels.first[i] + c - run.begin;
-                Word borders = groups.borders.from(place, run.end - c);
-                for (; borders != 0; borders &= borders - 1) {
-                    const int k = count_zeros(borders);
+                Word rest = inside.from(place, run.end - c);
+                const Word borders = groups.borders.from(place, run.end - c);
+                while (rest != 0) {
+                    const int k = count_zeros(rest);
+                    const Word stops = (~rest | borders) & ~(((Word{1} << k) << 1) - 1);
+                    const int stop = stops != 0 ? count_zeros(stops) : static_cast<int>(kBits);
                     const Label group = groups.group_of(place + k);
-                    if (group == group_of.back()) continue;
-                    parts.runs.back().end = c + k;
-                    parts.runs.push_back({c + k, run.end});
-                    group_of.push_back(group);
+                    if (c + k == end && group == parts.group.back()) {
+                        parts.runs.back().end = c + stop;
+                    } else {
+                        parts.runs.push_back({c + k, c + stop});
+                        parts.group.push_back(group);
+                    }
+                    end = c + stop;
+                    rest = stops != 0 ? rest >> stop << stop : 0;
                 }
             }
         }
@@ -534,46 +550,41 @@ void paint(const Runs& runs, Plane<Label> image, const Value& value) {
     }
 }
 
-// Keeps of each group its largest 4-connected part, of equal ones the first in raster order, and numbers
-// what is left.
-Label keep_largest_parts(const Pixels& pixels, const Groups& groups, Plane<Label> nuclei) {
-    std::vector<Label> group_of;
-    const Runs parts = cut_to_groups(pixels, groups, group_of);
+// Numbers the 4-connected parts of groups: all, or of each group the largest alone, of equal ones the first
+// in raster order.
+Label paint_parts(const Parts& parts, bool largest_only, Plane<Label> nuclei) {
     const auto root =
-        connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return group_of[i] == group_of[k]; });
+        connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return parts.group[i] == parts.group[k]; });
     const auto count = static_cast<std::ptrdiff_t>(root.size());
-    std::vector<std::int64_t> area(root.size(), 0);
-    for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
-    std::vector<std::ptrdiff_t> largest(groups.group.size(), -1);
-    for (std::ptrdiff_t i = 0; i < count; ++i) {
-        std::ptrdiff_t& best = largest[group_of[i]];
-        if (root[i] == i && (best < 0 || area[i] > area[best])) best = i;
+    std::vector<std::int64_t> area;
+    std::vector<std::ptrdiff_t> largest;
+    if (largest_only) {
+        area.resize(root.size(), 0);
+        for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
+        for (std::ptrdiff_t i = 0; i < count; ++i) {
+            const auto group = static_cast<std::size_t>(parts.group[i]);
+            if (group >= largest.size()) largest.resize(group + 1, -1);
+            std::ptrdiff_t& best = largest[group];
+            if (root[i] == i && (best < 0 || area[i] > area[best])) best = i;
+        }
     }
     Label last = 0;
     std::vector<Label> number(root.size(), 0);
     for (std::ptrdiff_t i = 0; i < count; ++i) {
-        if (largest[group_of[i]] == i) number[i] = ++last;
+        if (largest_only ? largest[parts.group[i]] == i : root[i] == i) number[i] = ++last;
     }
     paint(parts, nuclei, [&](std::ptrdiff_t i) { return number[root[i]]; });
     return last;
 }
 
-Label split_pixels(const Bytes& height, const Pixels& pixels, int min_rise, Plane<Label> nuclei) {
-    return keep_largest_parts(pixels, groups_of(height, pixels, nuclei.cols, min_rise), nuclei);
-}
-
 // The pixels of each group that have at least `share` of its highest probability.
-Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height, Runs mask,
-                  int min_rise, double share) {
-    const Pixels pixels(std::move(mask));
-    const Bytes p = pixels.values_of(probability);
-    const Groups groups = groups_of(pixels.smoothed_values_of(height), pixels, height.cols, min_rise);
+PixelBits near_peaks(const Bytes& probability, const Pixels& pixels, const Groups& groups, double share) {
     const std::vector<Label>& group = groups.group;
     // Of basins, which are looked up once, and then of groups.
     std::vector<std::uint8_t> highest(group.size());
     for (Label i = 0; i < pixels.count(); ++i) {
         std::uint8_t& peak = highest[groups.basin_of(i)];
-        if (p[i] > peak) peak = p[i];  // seldom: no store for the next load to wait for
+        if (probability[i] > peak) peak = probability[i];  // seldom: no store for the next load to wait for
     }
     for (std::size_t i = 0; i < group.size(); ++i) {
         highest[group[i]] = std::max(highest[group[i]], highest[i]);
@@ -587,78 +598,64 @@ Runs cut_to_peaks(Plane<const std::uint8_t> probability, Plane<const std::uint8_
         const auto first = static_cast<Label>(w * kBits);
         const Label count = std::min<Label>(kBits, pixels.count() - first);
         std::uint8_t bytes[kBits] = {};
-        for (Label k = 0; k < count; ++k) bytes[k] = p[first + k] >= lowest[groups.basin_of(first + k)];
+        for (Label k = 0; k < count; ++k) {
+            bytes[k] = probability[first + k] >= lowest[groups.basin_of(first + k)];
+        }
         inside.word(w) = nonzero_bits(bytes);
     }
-    Runs kept;
-    kept.runs.reserve(pixels.runs.runs.size());
-    kept.row_begin.reserve(pixels.runs.row_begin.size());
-    end_row(kept);
-    for (std::ptrdiff_t r = 0; r < pixels.rows(); ++r) {
-        for (auto i = pixels.runs.row_begin[r]; i < pixels.runs.row_begin[r + 1]; ++i) {
-            const Run run = pixels.runs.runs[i];
-            auto end = run.begin - 1;  // of the last run kept of this one
-            for (std::int32_t c = run.begin; c < run.end; c += kBits) {
-                Word rest = inside.from(pixels.first[i] + c - run.begin, run.end - c);
-                while (rest != 0) {
-                    const int k = count_zeros(rest);
-                    const Word gaps = ~rest >> k << k;  // behind the first pixels that are kept
-                    const int length = (gaps != 0 ? count_zeros(gaps) : static_cast<int>(kBits)) - k;
-                    if (c + k == end) {
-                        kept.runs.back().end += length;
-                    } else {
-                        kept.runs.push_back({c + k, c + k + length});
-                    }
-                    end = kept.runs.back().end;
-                    rest = gaps != 0 ? rest >> (k + length) << (k + length) : 0;
-                }
-            }
-        }
-        end_row(kept);
-    }
-    return kept;
+    return inside;
 }
 
-// Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image.
-Runs fill_holes(const Runs& mask, std::ptrdiff_t cols, double max_px) {
+// Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image and have one
+// group at both ends of all their rows: what lies between nuclei is no hole.
+Parts fill_holes(const Parts& mask, std::ptrdiff_t cols, double max_px) {
+    constexpr Label kNone = -1;  // not one group
     const auto rows = static_cast<std::ptrdiff_t>(mask.row_begin.size()) - 1;
-    Runs gaps;
+    Parts gaps;
     end_row(gaps);
-    const auto add_gap = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        if (begin == end) return;
-        gaps.runs.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
-    };
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        std::ptrdiff_t begin = 0;
+        std::int32_t begin = 0;
+        Label group = kNone;
+        const auto add_gap = [&](std::int32_t end, Label next) {
+            if (begin == end) return;
+            gaps.runs.push_back({begin, end});
+            gaps.group.push_back(group == next && r > 0 && r + 1 < rows ? group : kNone);
+        };
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
-            add_gap(begin, mask.runs[i].begin);
+            add_gap(mask.runs[i].begin, mask.group[i]);
             begin = mask.runs[i].end;
+            group = mask.group[i];
         }
-        add_gap(begin, cols);
+        add_gap(static_cast<std::int32_t>(cols), kNone);
         end_row(gaps);
     }
     const auto root = connect(gaps, [](std::size_t, std::size_t) { return true; });
-    std::vector<double> area(root.size(), 0);  // of those that reach the edge infinite
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        for (auto i = gaps.row_begin[r]; i < gaps.row_begin[r + 1]; ++i) {
-            const Run gap = gaps.runs[i];
-            const bool open = r == 0 || r + 1 == rows || gap.begin == 0 || gap.end == cols;
-            area[root[i]] += open ? std::numeric_limits<double>::infinity() : gap.end - gap.begin;
-        }
+    std::vector<std::int64_t> area(root.size(), 0);
+    for (std::size_t i = 0; i < root.size(); ++i) {
+        area[root[i]] += gaps.runs[i].end - gaps.runs[i].begin;
+        if (gaps.group[i] != gaps.group[root[i]]) gaps.group[root[i]] = kNone;
     }
-    Runs filled;
+    Parts filled;
     filled.runs.reserve(mask.runs.size());
+    filled.group.reserve(mask.runs.size());
+    filled.row_begin.reserve(mask.row_begin.size());
     end_row(filled);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         auto gap = gaps.row_begin[r];
+        std::int32_t begin = 0;
         for (auto i = mask.row_begin[r]; i < mask.row_begin[r + 1]; ++i) {
             const Run run = mask.runs[i];
-            const double hole = run.begin == 0 ? std::numeric_limits<double>::infinity() : area[root[gap++]];
-            if (std::isfinite(hole) && hole <= max_px) {
-                filled.runs.back().end = run.end;
-            } else {
-                filled.runs.push_back(run);
+            const bool apart = run.begin > begin;
+            begin = run.end;
+            if (apart) {
+                const auto hole = root[gap++];
+                if (gaps.group[hole] != kNone && static_cast<double>(area[hole]) <= max_px) {
+                    filled.runs.back().end = run.end;
+                    continue;
+                }
             }
+            filled.runs.push_back(run);
+            filled.group.push_back(mask.group[i]);
         }
         end_row(filled);
     }
@@ -682,19 +679,22 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
     const Plane<const std::uint8_t> bytes{reinterpret_cast<const std::uint8_t*>(mask.data), mask.rows,
                                           mask.cols};
     const Pixels pixels(mask_runs(bytes, 1));
-    return split_pixels(pixels.values_of(height), pixels, min_rise, nuclei);
+    const Groups groups = groups_of(pixels.values_of(height), pixels, nuclei.cols, min_rise);
+    return paint_parts(cut_to_groups(pixels, groups, PixelBits::all(pixels.count())), true, nuclei);
 }
 
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
                   const NucleiSettings& settings, Plane<Label> nuclei) {
     expect_size(nuclei, "probability");
     if (nuclei.size() == 0) return 0;
-    Runs runs = mask_runs(probability, settings.threshold);
-    if (settings.peak_share > 0) {
-        runs = cut_to_peaks(probability, height, std::move(runs), settings.min_rise, settings.peak_share);
-    }
-    const Pixels pixels(fill_holes(runs, nuclei.cols, settings.max_hole_px));
-    return split_pixels(pixels.smoothed_values_of(height), pixels, settings.min_rise, nuclei);
+    const Pixels pixels(mask_runs(probability, settings.threshold));
+    const Groups groups =
+        groups_of(pixels.smoothed_values_of(height), pixels, nuclei.cols, settings.min_rise);
+    const PixelBits inside = settings.peak_share > 0 ? near_peaks(pixels.values_of(probability), pixels,
+                                                                  groups, settings.peak_share)
+                                                     : PixelBits::all(pixels.count());
+    const Parts parts = cut_to_groups(pixels, groups, inside);
+    return paint_parts(fill_holes(parts, nuclei.cols, settings.max_hole_px), false, nuclei);
 }
 
 }  // namespace nucfast

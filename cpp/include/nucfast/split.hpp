@@ -41,7 +41,7 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
 struct NucleiSettings {
     int threshold = 128;     // lowest probability in the mask
     int min_rise = 1;        // as above
-    double peak_share = 0;   // 0..1; 0 skips steps 2 and 3 below
+    double peak_share = 0;   // 0..1; 0 skips step 3 below
     double max_hole_px = 0;  // largest hole to fill
 };
 
@@ -51,8 +51,9 @@ struct NucleiSettings {
 //   2. The mask is where the probability is at or above the threshold. It is split as above, but for step 3.
 //   3. Group by group, not clump by clump, since the far end of a clump must not decide about this nucleus,
 //      of the mask stay the pixels with at least `peak_share` of the highest probability in their group.
-//   4. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small.
-//   5. The mask is split as above, for good.
+//   4. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small
+//      and all their rows lie in one group: what is left between nuclei that touch is no hole.
+//   5. Each 4-connected part of a group is a nucleus.
 //
 // Arguments, result and errors as above; `probability` has the shape of `height`.
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,

@@ -63,10 +63,10 @@ def find_nuclei(
     """Turn a network's maps into nuclei.
 
     ``height`` is smoothed with the 3x3 binomial kernel, so that a single pixel makes no summit. The mask is
-    where the probability is at or above ``threshold``. It is split by ``split_instances``; of each nucleus
+    where the probability is at or above ``threshold``. It is split as by ``split_instances``; of each nucleus
     stay the pixels with at least ``peak_share`` of its highest probability, so that with a low threshold
-    faint nuclei are found and clear ones are not widened. Then small holes of the mask are filled, and it is
-    split for good.
+    faint nuclei are found and clear ones are not widened. Then its small holes are filled. What is left of it
+    in 4-connected parts are as many nuclei.
 
     Args:
         probability: (H, W) uint8, of nucleus.
@@ -74,11 +74,12 @@ def find_nuclei(
         threshold: lowest probability in the mask, 1 to 255.
         min_rise: how far a summit of ``height`` must stand out, as for ``split_instances``.
         peak_share: 0 to 1; 0 leaves the mask as it is.
-        max_hole_px: 4-connected holes of at most so many pixels are filled unless they reach the edge.
+        max_hole_px: 4-connected holes of at most so many pixels are filled, unless they reach the edge or lie
+            between several nuclei.
         out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array.
 
     Returns:
-        (H, W) int32: 0, or 1..n, as ``split_instances`` returns it.
+        (H, W) int32: 0, or 1..n in raster order of the first pixel, each 4-connected.
 
     Raises:
         TypeError: a dtype differs from the above; nothing is cast silently.
