@@ -35,6 +35,7 @@ from nucfast_training.networks.fast_unet import FastUNet
 from nucfast_training.patches import Patches
 from nucfast_training.recipe import Recipe, load_recipe, merge, recipe_names
 from nucfast_training.run import run_recipe
+from nucfast_training.shrink import load_wide, shrink
 from nucfast_training.start import calibrate_norms, load_from_bundle, load_grown
 from nucfast_training.targets import TARGETS, UNCLASSIFIED, peaked_distance
 from nucfast_training.teacher import soften
@@ -623,6 +624,46 @@ def test_a_grown_network_starts_where_the_small_one_ended(tmp_path):
         load_grown(FastUNet(widths=(4, 8, 8, 8)), tmp_path)
     with pytest.raises(RecipeError, match=r"start.grow: .* cannot be read"):
         load_grown(small, tmp_path / "none")
+
+
+def test_a_shrunk_network_is_the_one_that_was_grown(data, tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    narrow = {"inner": [4, 4, 6], "decoder_widths": [4, 6], "head_width": 4}
+    plain = {"widths": [4, 8, 8, 12], "head_width": 8}
+    small, wide = FastUNet(**plain | narrow), FastUNet(**plain)
+    for _ in range(3):
+        small(torch.rand(2, 3, 64, 64))
+    small_run, wide_run = tmp_path / "small", tmp_path / "wide"
+    for folder, network in ((small_run, small), (wide_run, wide)):
+        folder.mkdir()
+        if network is wide:
+            load_grown(wide, small_run)
+        recipe = {"recipe": json.dumps({"network": {"kind": "fast_unet", **plain}})}
+        save_file(network.state_dict(), folder / "weights.safetensors", metadata=recipe)
+    shrunk = FastUNet(**plain | narrow)
+    shrink(shrunk, load_wide(shrunk, wide_run), [torch.rand(4, 3, 64, 64)])
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = shrunk.eval()(image), small.eval()(image)
+    for name, logits in expected.items():
+        torch.testing.assert_close(found[name], logits, rtol=0.0, atol=0.01)
+        assert logits.std() > 0.05
+    for other in (FastUNet(**plain | {"widths": (4, 8, 6, 12)}), FastUNet(**plain, blocks=(1, 0, 1))):
+        with pytest.raises(
+            RecipeError, match=r"start.shrink: .* is not of a network of this kind that is wider"
+        ):
+            load_wide(other, wide_run)
+    with pytest.raises(RecipeError, match=r"start.shrink: .* cannot be read"):
+        load_wide(shrunk, tmp_path / "none")
+
+    said = []
+    tables = {"network": RECIPE["network"] | plain | narrow, "start": {"shrink": str(wide_run)}}
+    train(with_changes(**tables), data=data, out=tmp_path / "run", device="cpu", on_event=said.append)
+    assert f"weights of {wide_run}, whose network was shrunk to this one" in [
+        event["message"] for event in said if event["event"] == "message"
+    ]
 
 
 def test_a_refined_network_knows_what_the_coarse_one_did(tmp_path):

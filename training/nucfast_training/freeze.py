@@ -32,7 +32,7 @@ def prepare(network: nn.Module, recipe: Recipe, epoch: float) -> None:
     """
     network.train()
     start, freeze = recipe.start, recipe.freeze
-    from_nothing = not (start.bundle or start.runs or start.grow or start.refine or start.encoder)
+    from_nothing = not any(vars(start).values())
     outer = tuple(getattr(network, "outer", ()))
     held = freeze.until_epoch == 0 or epoch < freeze.until_epoch
     for name, parameter in network.named_parameters():

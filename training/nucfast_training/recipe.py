@@ -163,6 +163,8 @@ class StartSettings:
         bundle: a bundle, by name or path: its network, resolution and classes are taken over as well.
         runs: folders of runs; several for an ensemble's members.
         grow: a run or bundle of a smaller network of the same kind, whose function is the start.
+        shrink: a run or bundle of such a network that is wider between some of its layers: the channels that
+            are missed least are left out.
         refine: a run or bundle of such a network that lacks the finest level, for twice the um per pixel.
         encoder: safetensors or PyTorch file with timm's names, for networks with such an encoder.
     """
@@ -170,6 +172,7 @@ class StartSettings:
     bundle: str = ""
     runs: list[str] = field(default_factory=list)
     grow: str = ""
+    shrink: str = ""
     refine: str = ""
     encoder: str = ""
 

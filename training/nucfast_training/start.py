@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -83,7 +84,7 @@ def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
             # Each wrapper of the export, such as that for mirror images, adds a prefix.
             name = re.sub(r"^(network\.)+", "", node.input[1]).removesuffix(".weight")
             stored[name] = value(node.input[1]), value(node.input[2]) if len(node.input) > 2 else None
-    norms = _norms(network)
+    norms = norms_of(network)
     new = []
     for name, module in network.named_modules():
         if not isinstance(module, CONVOLUTIONS):
@@ -116,7 +117,7 @@ def load_from_bundle(network: nn.Module, bundle: Bundle) -> list[str]:
     return new
 
 
-def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+def norms_of(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
     """The batch normalisation behind each convolution, by its name, as seen in a forward pass."""
     order: list[tuple[str, nn.Module, int, int]] = []
     kept: list[tuple[Tensor, Tensor]] = []
@@ -147,7 +148,7 @@ def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
 def fold_norms(network: nn.Module) -> nn.Module:
     """Put each batch normalisation into the convolution before it, for evaluation; changes the network."""
     places = {module: name for name, module in network.named_modules()}
-    for name, norm in _norms(network).items():
+    for name, norm in norms_of(network).items():
         folded = fuse_conv_bn_eval(network.get_submodule(name), norm)
         network.set_submodule(name, folded)
         network.set_submodule(places[norm], nn.Identity())
@@ -279,13 +280,32 @@ def _stored(source: str | Path, setting: str) -> dict[str, Tensor]:
     """The weights of a run's folder or of a bundle."""
     if (Path(source) / WEIGHTS_FILE).exists():
         return _weights(Path(source), setting)
+    return stored_network(source, setting).state_dict()
+
+
+def stored_network(source: str | Path, setting: str) -> nn.Module:
+    """The network of a run's folder or of a bundle.
+
+    Raises:
+        RecipeError: it cannot be read; the message names the setting.
+    """
+    path = Path(source) / WEIGHTS_FILE
+    if path.exists():
+        weights = _weights(Path(source), setting)
+        with safe_open(path, "pt") as file:
+            recipe = (file.metadata() or {}).get("recipe")
+        if recipe is None:
+            raise RecipeError(f"{setting}: {path} holds no recipe, so it is not from a run of  nucfast train")
+        network = build_network(json.loads(recipe))
+        network.load_state_dict(weights)
+        return network
     try:
         bundle = load_bundle(source)
     except NucfastError as error:
         raise RecipeError(f"{setting}: {source} cannot be read, neither as a run nor as a bundle") from error
     network = build_network(bundle.training.get("recipe", {}))
     load_from_bundle(network, bundle)
-    return network.state_dict()
+    return network
 
 
 def _shares(outputs: int, copy_of: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ from nucfast_training.optimisers import OPTIMISERS, pack, unpack
 from nucfast_training.patches import Patches
 from nucfast_training.pictures import draw_learning_curve, draw_predictions
 from nucfast_training.recipe import Recipe
+from nucfast_training.shrink import load_wide, shrink
 from nucfast_training.start import WEIGHTS_FILE, calibrate_norms, load_start
 from nucfast_training.targets import TARGETS
 from nucfast_training.teacher import soften
@@ -229,8 +230,11 @@ class _Run:
         check_heads(network, recipe)
         check_freeze(network, recipe)
         _check_bundle(network, recipe)
+        self.wide: nn.Module | None = None  # what the network is made of
         if not self.checkpoint.exists():
             load_start(network, recipe, self.say)
+            if recipe.start.shrink:
+                self.wide = load_wide(network, recipe.start.shrink)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         # What is validated and stored: the running average, or the network itself.
         self.average = deepcopy(self.network).eval() if recipe.optimiser.ema else self.network
@@ -284,9 +288,8 @@ class _Run:
             )
         if any(name.startswith(MEASURE) for name in self.changed):
             self.best, self.worse = math.nan, 0
-        start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
-        if (start.bundle or start.grow or start.refine) and not frozen and not self.checkpoint.exists():
-            self._calibrate(patches)
+        if not self.checkpoint.exists():
+            self._adapt(patches)
         sums: dict[str, Tensor] = {}
         count = 0
         look_every = LOOK_EVERY if self.device.type == "cuda" else 1
@@ -345,10 +348,19 @@ class _Run:
         self.on_event({"event": "end", "stopped": stopped, "best": self.best, "seconds": self.seconds})
         return report
 
-    def _calibrate(self, patches: Patches) -> None:
+    def _adapt(self, patches: Patches) -> None:
+        """Let weights that come from elsewhere know what they will see."""
+        start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
+        if not (self.wide or ((start.bundle or start.grow or start.refine) and not frozen)):
+            return
         numbers = range(CALIBRATION_BATCHES)
-        images = (to_input(_batch(patches, number, self.device)[0], self.device) for number in numbers)
-        calibrate_norms(self.network, images)
+        images = [to_input(_batch(patches, number, self.device)[0], self.device) for number in numbers]
+        if self.wide is not None:
+            shrink(self.network, self.wide.to(self.device), images)
+            self.wide = None
+            self.say(f"weights of {start.shrink}, whose network was shrunk to this one")
+        if not frozen:
+            calibrate_norms(self.network, images)
         if self.average is not self.network:
             self.average.load_state_dict(self.network.state_dict())
 

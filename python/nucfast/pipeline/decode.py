@@ -98,6 +98,8 @@ def decode_region(
     )
     class_id, class_probability = vote(maps, labels, shape["first_pixel"], bundle)
     vertices, offsets = _kept(rings, keep)
+    vertices += corner[::-1]
+    vertices *= scale
     first = shape["first_pixel"][keep].astype(np.int64) + corner
     box = shape["bbox"][keep] + np.tile(corner, 2)
     lengths_um = {
@@ -125,7 +127,7 @@ def decode_region(
         probability=(shape["mean_nucleus"][keep] / 255.0).astype(np.float32),
         class_probability=class_probability[keep],
         features={name: value.astype(np.float32) for name, value in features.items()},
-        vertices=(vertices + corner[::-1]) * scale,
+        vertices=vertices,
         offsets=offsets,
         classes=bundle.classes,
         mpp=mpp,

@@ -25,13 +25,13 @@ def conv(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequenti
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions around an identity."""
+    """Two 3x3 convolutions around an identity, with ``inner`` channels between them."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv(channels, channels),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            conv(channels, inner),
+            nn.Conv2d(inner, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )
 
@@ -40,10 +40,13 @@ class Residual(nn.Module):
         return torch.relu(x + self.body(x))
 
 
-def stage(channels_in: int, channels_out: int, blocks: int, *, stride: int = 1) -> nn.Sequential:
+def stage(
+    channels_in: int, channels_out: int, blocks: int, *, stride: int = 1, inner: int = 0
+) -> nn.Sequential:
     """A convolution, then residual blocks."""
     return nn.Sequential(
-        *conv(channels_in, channels_out, stride=stride), *(Residual(channels_out) for _ in range(blocks))
+        *conv(channels_in, channels_out, stride=stride),
+        *(Residual(channels_out, inner or channels_out) for _ in range(blocks)),
     )
 
 
@@ -53,7 +56,10 @@ class FastUNet(nn.Module):
     Args:
         widths: channels at 1/2, 1/4, 1/8, ... of the input's resolution; as many levels as there are widths.
         blocks: residual blocks of the encoder at 1/4, 1/8, ...
-        decoder_blocks: those of the decoder, from its coarsest level to that at 1/2.
+        inner: channels within those blocks; none given: as many as outside.
+        decoder_widths: channels that each level of the decoder, from its coarsest to that at 1/4, hands on;
+            none given: as many as the encoder has there.
+        decoder_blocks: residual blocks of the decoder, down to 1/2.
         head_width: channels from which the maps are read.
         classes: classes of nuclei; 0 leaves the class head out.
         class_stride: classes are read where the decoder has this share of the resolution.
@@ -69,6 +75,8 @@ class FastUNet(nn.Module):
         *,
         widths: Sequence[int] = (16, 48, 96, 192),
         blocks: Sequence[int] = (1, 1, 1),
+        inner: Sequence[int] = (),
+        decoder_widths: Sequence[int] = (),
         decoder_blocks: Sequence[int] = (0, 0, 0),
         head_width: int = 32,
         classes: int = 4,
@@ -80,17 +88,27 @@ class FastUNet(nn.Module):
         self.class_stride = class_stride
         self.encode2 = conv(3, widths[0], stride=2)
         for level in range(1, len(widths)):
-            down = stage(widths[level - 1], widths[level], blocks[level - 1], stride=2)
+            down = stage(
+                widths[level - 1],
+                widths[level],
+                blocks[level - 1],
+                stride=2,
+                inner=inner[level - 1] if inner else 0,
+            )
             self.add_module(f"encode{self.strides[level]}", down)
-        for level in range(len(widths) - 2, -1, -1):
-            stride, width = self.strides[level], widths[level]
-            self.add_module(f"lift{stride}", nn.Conv2d(widths[level + 1], width, 1))
-            out = width if level else head_width
-            self.add_module(f"decode{stride}", stage(width, out, decoder_blocks[len(widths) - 2 - level]))
+        handed_on = [*(decoder_widths or widths[-2:0:-1]), head_width]
+        if len(handed_on) != len(widths) - 1:
+            raise ValueError(f"decoder_widths: expected {len(widths) - 2}, got {len(decoder_widths)}")
+        below = widths[-1]
+        for level, out in enumerate(handed_on):
+            stride, width = self.strides[-2 - level], widths[-2 - level]
+            self.add_module(f"lift{stride}", nn.Conv2d(below, width, 1))
+            self.add_module(f"decode{stride}", stage(width, out, decoder_blocks[level]))
+            below = out
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.maps = nn.Conv2d(head_width, 2 * 4, 1)
         self.to_pixels = nn.PixelShuffle(2)
-        kinds_from = widths[self.strides.index(class_stride)] if class_stride > 2 else head_width
+        kinds_from = handed_on[-1 - self.strides.index(class_stride)]
         self.kinds = nn.Conv2d(kinds_from, classes, 1) if classes else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -101,6 +119,22 @@ class FastUNet(nn.Module):
         if kinds is not None:
             heads["class"] = kinds
         return heads
+
+    def links(self) -> list[tuple[str, list[str]]]:
+        """Convolutions behind which the number of channels is free, each with all that read them."""
+        found = [
+            (f"{name}.body.0.0", [f"{name}.body.1"])
+            for name, module in self.named_modules()
+            if isinstance(module, Residual)
+        ]
+        for stride in reversed(self.strides[:-1]):
+            if len(self.get_submodule(f"decode{stride}")) > len(conv(1, 1)):  # type: ignore[arg-type]
+                continue  # residual blocks hand on what they are given
+            readers = [f"lift{stride // 2}" if stride > 2 else "maps"]
+            if self.kinds is not None and stride == self.class_stride:
+                readers.append("kinds")
+            found.append((f"decode{stride}.0", readers))
+        return found
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the maps are read from, (N, head_width, H / 2, W / 2), and the logits of the classes."""
