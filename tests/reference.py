@@ -422,8 +422,9 @@ def find_nuclei(
     min_rise: int,
     peak_share: float,
     max_hole_px: float,
+    min_area_px: float,
 ) -> NDArray[np.int32]:
-    """Smooth the height, split, cut each nucleus to a share of its peak, fill its small holes."""
+    """Smooth the height, split, cut nuclei to a share of their peaks, fill small holes, drop small parts."""
     around = np.pad(height.astype(np.int32), 1, mode="edge")
     kernel = [(r, c, (2 - abs(r - 1)) * (2 - abs(c - 1))) for r in range(3) for c in range(3)]
     rows, cols = height.shape
@@ -442,7 +443,11 @@ def find_nuclei(
         sides = set(nuclei[:, :-1][beside[0]].tolist()) | set(nuclei[:, 1:][beside[1]].tolist())
         if hole.sum() <= max_hole_px and len(sides) == 1:
             nuclei[hole] = sides.pop()
-    return label(nuclei, connectivity=4)
+    parts = label(nuclei, connectivity=4)
+    areas = np.bincount(parts.ravel())
+    kept = areas >= min_area_px
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0)[parts].astype(np.int32)
 
 
 def dynamics(height: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[tuple[int, int], float]:

@@ -195,6 +195,25 @@ def test_parts_of_an_image_are_measured_where_they_lie(cut):
     assert_array_equal(mean_intensity(labels, part, count=4), mean_intensity(labels, part.copy(), count=4))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_weighted_means(dtype):
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 6, (40, 50)).astype(np.int32)
+    image = rng.integers(0, 256, (40, 50, 3)).astype(dtype)
+    weights = rng.integers(0, 256, (40, 60)).astype(np.uint8)[:, 5:55]
+    weights[labels == 4] = 0
+    found = mean_intensity(labels, image, count=7, weights=weights)
+    for label in (1, 2, 3, 5):
+        inside = labels == label
+        expected = np.average(image[inside].astype(float), axis=0, weights=weights[inside])
+        np.testing.assert_allclose(found[label - 1], expected, rtol=1e-12)
+    assert np.isnan(found[[3, 5, 6]]).all()
+    with pytest.raises(ValueError, match=r"weights: expected shape \(40, 50\), got \(50, 50\)"):
+        mean_intensity(labels, image, count=7, weights=np.ones((50, 50), np.uint8))
+    with pytest.raises(TypeError, match="weights: expected uint8, got float64"):
+        mean_intensity(labels, image, count=7, weights=np.ones((40, 50)))
+
+
 def test_mean_intensity_is_the_column_of_that_name():
     labels = blobs((30, 40), 3)
     image = np.random.default_rng(1).random((30, 40, 2), dtype=np.float32)

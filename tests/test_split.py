@@ -229,6 +229,7 @@ def test_find_nuclei_equals_reference(data):
         "min_rise": data.draw(st.sampled_from([0, 2, 95])),
         "peak_share": data.draw(st.sampled_from([0.0, 0.45, 0.5, 1.0])),
         "max_hole_px": data.draw(st.sampled_from([0, 1, 4.5, 100])),
+        "min_area_px": data.draw(st.sampled_from([0, 2, 3.5])),
     }
     expected = reference.find_nuclei(probability, height, **settings)
     assert_array_equal(find_nuclei(probability, height, **settings), expected)

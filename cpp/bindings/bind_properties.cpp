@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -66,14 +67,18 @@ void bind_properties(py::module_& m) {
         "moments"_a.noconvert(), "perimeter"_a.noconvert(), "convex_area"_a.noconvert(), "intensities"_a);
     m.def(
         "intensity_sums",
-        [](const py::array& labels, const py::array& intensity, py::array& pixels, py::array& sums) {
+        [](const py::array& labels, const py::array& intensity, py::array& pixels, py::array& sums,
+           const std::optional<py::array>& weights) {
             const auto plane = read<Label>(labels, "labels");
             const auto image = read_intensity(plane, pixels.size(), intensity, sums);
             auto* const counts = write_column<std::int64_t>(pixels, "pixels", {pixels.size()});
+            Plane<const std::uint8_t> times;
+            if (weights) times = read<std::uint8_t>(*weights, "weights", Shape{plane.rows, plane.cols});
             const py::gil_scoped_release unlock;  // no Python object is touched below
-            intensity_sums(plane, pixels.size(), counts, image);
+            intensity_sums(plane, pixels.size(), counts, image, times);
         },
-        "labels"_a.noconvert(), "intensity"_a.noconvert(), "pixels"_a.noconvert(), "sums"_a.noconvert());
+        "labels"_a.noconvert(), "intensity"_a.noconvert(), "pixels"_a.noconvert(), "sums"_a.noconvert(),
+        "weights"_a.noconvert());
 }
 
 }  // namespace nucfast::bindings

@@ -19,15 +19,16 @@ void bind_split(py::module_& m) {
     m.def(
         "find_nuclei",
         [](const py::array& probability, const py::array& height, int threshold, int min_rise,
-           double peak_share, double max_hole_px, py::array& nuclei) {
+           double peak_share, double max_hole_px, double min_area_px, py::array& nuclei) {
             const auto probabilities = read<std::uint8_t>(probability, "probability");
             const auto heights = read<std::uint8_t>(height, "height", shape_of(probability));
             const auto out = write<Label>(nuclei, "out", shape_of(probability));
             const py::gil_scoped_release unlock;
-            return find_nuclei(probabilities, heights, {threshold, min_rise, peak_share, max_hole_px}, out);
+            return find_nuclei(probabilities, heights,
+                               {threshold, min_rise, peak_share, max_hole_px, min_area_px}, out);
         },
         "probability"_a.noconvert(), "height"_a.noconvert(), "threshold"_a, "min_rise"_a, "peak_share"_a,
-        "max_hole_px"_a, "out"_a.noconvert());
+        "max_hole_px"_a, "min_area_px"_a, "out"_a.noconvert());
 }
 
 }  // namespace nucfast::bindings

@@ -19,7 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     const auto probability = input.values<std::uint8_t>(rows * cols, 256);
     const NucleiSettings settings{input.between(1, 255), min_rise, input.between(0, 4) / 4.0,
-                                  static_cast<double>(input.between(0, 20))};
+                                  static_cast<double>(input.between(0, 20)),
+                                  static_cast<double>(input.between(0, 5))};
     find_nuclei({probability.data(), rows, cols}, {height.data(), rows, cols}, settings,
                 {nuclei.data(), rows, cols});
     for (const Label nucleus : nuclei) REQUIRE(nucleus >= 0);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nucfast/bits.hpp"
+#include "nucfast/components.hpp"
 #include "nucfast/label_runs.hpp"
 
 namespace nucfast {
@@ -164,71 +165,91 @@ constexpr std::array<Step, 50> make_steps() {
 }
 constexpr std::array<Step, 50> steps = make_steps();
 
-// Labels where one of the four neighbours differs, else 0; but for the first and the last column.
+// What the kernel below takes at a time: it writes whole blocks, and what lies behind a run in its last one
+// is 0, or written anew by the next run.
+constexpr std::ptrdiff_t kBlock = 16;
+
+// Labels of the pixels in runs of which one of the four neighbours differs, else 0.
 NUCFAST_INLINE void keep_border_body(const Label* above, const Label* here, const Label* below,
-                                     std::ptrdiff_t cols, Label* border) {
-    for (std::ptrdiff_t c = 1; c + 1 < cols; ++c) {  // no branch inside: compilers vectorise it
-        const Label l = here[c];
-        const Label differs = (above[c] ^ l) | (below[c] ^ l) | (here[c - 1] ^ l) | (here[c + 1] ^ l);
-        border[c] = differs == 0 ? 0 : l;
+                                     std::ptrdiff_t cols, const Run* runs, std::ptrdiff_t count,
+                                     Label* border) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const Label l = here[runs[i].begin];
+        const auto keep = [&](std::ptrdiff_t c) {
+            const Label differs = (above[c] ^ l) | (below[c] ^ l);
+            border[c] = differs != 0 && here[c] == l ? l : 0;
+        };
+        for (std::ptrdiff_t c = runs[i].begin; c < runs[i].end; c += kBlock) {
+            if (c + kBlock <= cols) {
+                for (std::ptrdiff_t k = 0; k < kBlock; ++k) keep(c + k);
+            } else {
+                for (; c < runs[i].end; ++c) keep(c);
+            }
+        }
+        border[runs[i].begin] = l;
+        border[runs[i].end - 1] = l;
     }
 }
 NUCFAST_VARIANTS(void, keep_border,
                  (const Label* above, const Label* here, const Label* below, std::ptrdiff_t cols,
-                  Label* border),
-                 (above, here, below, cols, border))
+                  const Run* runs, std::ptrdiff_t count, Label* border),
+                 (above, here, below, cols, runs, count, border))
 
 // Three rows of the map that hold labels on border pixels and 0 elsewhere, with a column of zeros on either
 // side.
 class Border {
   public:
     explicit Border(Plane<const Label> labels)
-        : labels_(labels), rows_(static_cast<std::size_t>(3 * (labels.cols + 2))) {}
+        : labels_(labels), pitch_(labels.cols + 1 + kBlock), rows_(static_cast<std::size_t>(3 * pitch_)) {}
 
-    // Must be called for row 0, 1, ... in turn.
+    // Must be called for row 0, 1, ... in turn, and at the end once more, with no runs.
+    void add_row(std::ptrdiff_t r, std::vector<Run>& runs, std::vector<Region>& regions) {
+        Label* const border = row(r);
+        std::fill_n(border, labels_.cols, 0);
+        if (r == 0 || r + 1 >= labels_.rows) {
+            for (const Run run : runs) {
+                std::copy(labels_.row(r) + run.begin, labels_.row(r) + run.end, border + run.begin);
+            }
+        } else {
+            const Label* const here = labels_.row(r);
+            keep_border(here - labels_.cols, here, here + labels_.cols, labels_.cols, runs.data(),
+                        static_cast<std::ptrdiff_t>(runs.size()), border);
+        }
+        if (r > 0) count(r - 1, regions);
+        runs_.swap(runs);
+    }
+
+  private:
+    // Of the row whose runs came last.
     void count(std::ptrdiff_t r, std::vector<Region>& regions) {
-        if (r == 0) fill(0);
-        fill(r + 1);
-        const Label* above = row(r - 1);
-        const Label* here = row(r);
-        const Label* below = row(r + 1);
-        static constexpr std::array<Label, kBits> zeros = {};
-        for (std::ptrdiff_t first = 0; first < labels_.cols; first += kBits) {
-            Word found = differing_bits(here + first, zeros.data(), std::min(kBits, labels_.cols - first));
-            for (; found != 0; found &= found - 1) {
-                const std::ptrdiff_t c = first + count_zeros(found);
-                const Label label = here[c];
-                const int sides = (above[c] == label) + (below[c] == label) + (here[c - 1] == label) +
-                                  (here[c + 1] == label);
-                const int corners = (above[c - 1] == label) + (above[c + 1] == label) +
-                                    (below[c - 1] == label) + (below[c + 1] == label);
-                ++regions[label - 1].border_pixels[steps[1 + 2 * sides + 10 * corners]];
+        const Label* const above = row(r - 1);
+        const Label* const here = row(r);
+        const Label* const below = row(r + 1);
+        static constexpr std::array<Label, kBlock> zeros = {};
+        for (const Run run : runs_) {
+            for (std::ptrdiff_t first = run.begin; first < run.end; first += kBlock) {
+                Word found = differing_bits_16(here + first, zeros.data());
+                const std::ptrdiff_t left = run.end - first;
+                if (left < kBlock) found &= (Word{1} << left) - 1;
+                for (; found != 0; found &= found - 1) {
+                    const std::ptrdiff_t c = first + count_zeros(found);
+                    const Label label = here[c];
+                    const int sides = (above[c] == label) + (below[c] == label) + (here[c - 1] == label) +
+                                      (here[c + 1] == label);
+                    const int corners = (above[c - 1] == label) + (above[c + 1] == label) +
+                                        (below[c - 1] == label) + (below[c + 1] == label);
+                    ++regions[label - 1].border_pixels[steps[1 + 2 * sides + 10 * corners]];
+                }
             }
         }
     }
 
-  private:
-    Label* row(std::ptrdiff_t r) { return rows_.data() + (r + 3) % 3 * (labels_.cols + 2) + 1; }
-
-    void fill(std::ptrdiff_t r) {
-        Label* border = row(r);
-        const std::ptrdiff_t cols = labels_.cols;
-        if (r >= labels_.rows) {
-            std::fill_n(border, cols, 0);
-            return;
-        }
-        const Label* here = labels_.row(r);
-        if (r == 0 || r + 1 == labels_.rows || cols < 3) {
-            std::copy_n(here, cols, border);
-            return;
-        }
-        border[0] = here[0];
-        border[cols - 1] = here[cols - 1];
-        keep_border(here - cols, here, here + cols, cols, border);
-    }
+    Label* row(std::ptrdiff_t r) { return rows_.data() + (r + 3) % 3 * pitch_ + 1; }
 
     Plane<const Label> labels_;
+    std::ptrdiff_t pitch_;
     std::vector<Label> rows_;
+    std::vector<Run> runs_;
 };
 
 template <typename T, int channels>
@@ -259,6 +280,16 @@ void add_pixels(const Cutout<const T>& image, std::ptrdiff_t row, std::ptrdiff_t
     }
 }
 
+// Adds a pixel so many times.
+template <typename T>
+void add_pixel(const Cutout<const T>& image, std::ptrdiff_t row, std::ptrdiff_t col, int times,
+               double* sums) {
+    const T* const values = image.row(row) + col * image.channels;
+    for (std::ptrdiff_t k = 0; k < image.channels; ++k) {
+        sums[k] += static_cast<double>(times) * static_cast<double>(values[k]);
+    }
+}
+
 void add_run(const Intensity& intensity, std::ptrdiff_t row, std::ptrdiff_t begin, std::ptrdiff_t end,
              Label label) {
     std::visit([&](const auto& image) { add_pixels(image, row, begin, end, intensity.sums.row(label - 1)); },
@@ -273,14 +304,23 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
     std::vector<Region> regions(static_cast<std::size_t>(count));
     std::vector<Extent> extents;
     Border border(labels);
-    for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
-        for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
-            expect_known(label, count);
-            add_run(static_cast<std::int32_t>(r), static_cast<std::int32_t>(begin),
-                    static_cast<std::int32_t>(end), label, regions[label - 1], extents);
-            for (const Intensity& intensity : intensities) add_run(intensity, r, begin, end, label);
-        });
-        border.count(r, regions);  // after the runs, so every label of this row is known to be good
+    std::vector<Run> runs;
+    for (std::ptrdiff_t r = 0; r <= labels.rows; ++r) {
+        runs.clear();
+        if (r < labels.rows) {
+            for_each_run(
+                labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
+                    expect_known(label, count);
+                    const Run run = {static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)};
+                    runs.push_back(run);
+                    add_run(static_cast<std::int32_t>(r), run.begin, run.end, label, regions[label - 1],
+                            extents);
+                    for (const Intensity& intensity : intensities) {
+                        add_run(intensity, r, begin, end, label);
+                    }
+                });
+        }
+        border.add_row(r, runs, regions);
     }
 
     extents = sorted(extents, regions);
@@ -307,12 +347,21 @@ void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const Re
 }
 
 void intensity_sums(Plane<const Label> labels, std::ptrdiff_t count, std::int64_t* pixels,
-                    const Intensity& intensity) {
+                    const Intensity& intensity, Plane<const std::uint8_t> weights) {
     for (std::ptrdiff_t r = 0; r < labels.rows; ++r) {
         for_each_run(labels.row(r), labels.cols, [&](std::ptrdiff_t begin, std::ptrdiff_t end, Label label) {
             expect_known(label, count);
-            pixels[label - 1] += end - begin;
-            add_run(intensity, r, begin, end, label);
+            double* const sums = intensity.sums.row(label - 1);
+            if (weights.data == nullptr) {
+                pixels[label - 1] += end - begin;
+                add_run(intensity, r, begin, end, label);
+                return;
+            }
+            for (std::ptrdiff_t c = begin; c < end; ++c) {
+                const int weight = weights(r, c);
+                pixels[label - 1] += weight;
+                std::visit([&](const auto& image) { add_pixel(image, r, c, weight, sums); }, intensity.image);
+            }
         });
     }
 }

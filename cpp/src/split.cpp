@@ -550,17 +550,16 @@ void paint(const Runs& runs, Plane<Label> image, const Value& value) {
     }
 }
 
-// Numbers the 4-connected parts of groups: all, or of each group the largest alone, of equal ones the first
-// in raster order.
-Label paint_parts(const Parts& parts, bool largest_only, Plane<Label> nuclei) {
+// Numbers the 4-connected parts of groups that have at least so many pixels: all, or of each group the
+// largest alone, of equal ones the first in raster order.
+Label paint_parts(const Parts& parts, bool largest_only, double min_px, Plane<Label> nuclei) {
     const auto root =
         connect(parts, [&](std::ptrdiff_t i, std::ptrdiff_t k) { return parts.group[i] == parts.group[k]; });
     const auto count = static_cast<std::ptrdiff_t>(root.size());
-    std::vector<std::int64_t> area;
-    std::vector<std::ptrdiff_t> largest;
+    std::vector<std::int64_t> area(root.size(), 0);
+    for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
+    std::vector<std::ptrdiff_t> largest;  // of each group
     if (largest_only) {
-        area.resize(root.size(), 0);
-        for (std::ptrdiff_t i = 0; i < count; ++i) area[root[i]] += parts.runs[i].end - parts.runs[i].begin;
         for (std::ptrdiff_t i = 0; i < count; ++i) {
             const auto group = static_cast<std::size_t>(parts.group[i]);
             if (group >= largest.size()) largest.resize(group + 1, -1);
@@ -571,7 +570,8 @@ Label paint_parts(const Parts& parts, bool largest_only, Plane<Label> nuclei) {
     Label last = 0;
     std::vector<Label> number(root.size(), 0);
     for (std::ptrdiff_t i = 0; i < count; ++i) {
-        if (largest_only ? largest[parts.group[i]] == i : root[i] == i) number[i] = ++last;
+        const bool wanted = largest_only ? largest[parts.group[i]] == i : root[i] == i;
+        if (wanted && static_cast<double>(area[i]) >= min_px) number[i] = ++last;
     }
     paint(parts, nuclei, [&](std::ptrdiff_t i) { return number[root[i]]; });
     return last;
@@ -680,7 +680,7 @@ Label split_instances(Plane<const std::uint8_t> height, Plane<const bool> mask, 
                                           mask.cols};
     const Pixels pixels(mask_runs(bytes, 1));
     const Groups groups = groups_of(pixels.values_of(height), pixels, nuclei.cols, min_rise);
-    return paint_parts(cut_to_groups(pixels, groups, PixelBits::all(pixels.count())), true, nuclei);
+    return paint_parts(cut_to_groups(pixels, groups, PixelBits::all(pixels.count())), true, 0, nuclei);
 }
 
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,
@@ -694,7 +694,8 @@ Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_
                                                                   groups, settings.peak_share)
                                                      : PixelBits::all(pixels.count());
     const Parts parts = cut_to_groups(pixels, groups, inside);
-    return paint_parts(fill_holes(parts, nuclei.cols, settings.max_hole_px), false, nuclei);
+    return paint_parts(fill_holes(parts, nuclei.cols, settings.max_hole_px), false, settings.min_area_px,
+                       nuclei);
 }
 
 }  // namespace nucfast

@@ -68,7 +68,11 @@ def contours(
 
 # properties
 def intensity_sums(
-    labels: NDArray[np.int32], intensity: NDArray[Any], pixels: NDArray[np.int64], sums: NDArray[np.float64]
+    labels: NDArray[np.int32],
+    intensity: NDArray[Any],
+    pixels: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    weights: NDArray[np.uint8] | None,
 ) -> None: ...
 def region_properties(
     labels: NDArray[np.int32],
@@ -129,6 +133,7 @@ def find_nuclei(
     min_rise: int,
     peak_share: float,
     max_hole_px: float,
+    min_area_px: float,
     out: NDArray[Any],
 ) -> int: ...
 def split_instances(height: NDArray[Any], mask: NDArray[Any], min_rise: int, out: NDArray[Any]) -> int: ...

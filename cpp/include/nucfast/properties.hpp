@@ -48,9 +48,9 @@ struct Intensity {
 void region_properties(Plane<const Label> labels, std::ptrdiff_t count, const RegionColumns& out,
                        const std::vector<Intensity>& intensities = {});
 
-// The sums alone, and adds the number of each label's pixels to `pixels` (count). Throws as above, but for
-// the sides.
+// The sums alone, and adds the number of each label's pixels to `pixels` (count). With `weights`, of the
+// shape of the labels, each pixel counts so many times, in both. Throws as above, but for the sides.
 void intensity_sums(Plane<const Label> labels, std::ptrdiff_t count, std::int64_t* pixels,
-                    const Intensity& intensity);
+                    const Intensity& intensity, Plane<const std::uint8_t> weights = {});
 
 }  // namespace nucfast

@@ -43,6 +43,7 @@ struct NucleiSettings {
     int min_rise = 1;        // as above
     double peak_share = 0;   // 0..1; 0 skips step 3 below
     double max_hole_px = 0;  // largest hole to fill
+    double min_area_px = 0;  // smallest nucleus to keep
 };
 
 // From a network's maps to nuclei:
@@ -53,7 +54,7 @@ struct NucleiSettings {
 //      of the mask stay the pixels with at least `peak_share` of the highest probability in their group.
 //   4. Holes of the mask, 4-connected, that do not reach the edge of the image are filled if they are small
 //      and all their rows lie in one group: what is left between nuclei that touch is no hole.
-//   5. Each 4-connected part of a group is a nucleus.
+//   5. Each 4-connected part of a group is a nucleus, if it is not too small.
 //
 // Arguments, result and errors as above; `probability` has the shape of `height`.
 Label find_nuclei(Plane<const std::uint8_t> probability, Plane<const std::uint8_t> height,

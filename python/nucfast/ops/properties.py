@@ -114,7 +114,11 @@ def region_properties(
 
 
 def mean_intensity(
-    labels: NDArray[np.int32], intensity: NDArray[np.uint8] | NDArray[np.float32], *, count: int
+    labels: NDArray[np.int32],
+    intensity: NDArray[np.uint8] | NDArray[np.float32],
+    *,
+    count: int,
+    weights: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.float64]:
     """Average an image over every label: row i belongs to label i + 1.
 
@@ -122,9 +126,10 @@ def mean_intensity(
         labels: (H, W) int32. 0 = background, 1..count = objects.
         intensity: (H, W) or (H, W, C), uint8 or float32.
         count: the number of rows N.
+        weights: (H, W) uint8, how much each pixel counts; None: all the same.
 
     Returns:
-        (N,) or (N, C) float64; NaN for a label that does not occur.
+        (N,) or (N, C) float64; NaN for a label that does not occur, or only where weights are 0.
 
     Raises:
         TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
@@ -135,7 +140,8 @@ def mean_intensity(
         raise ValueError(f"count: expected a value >= 0, got {count}")
     channels, sums = _readable(intensity, count)
     pixels = np.zeros(count, np.int64)
-    _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums)
+    weights = None if weights is None else np.ascontiguousarray(weights)
+    _core.intensity_sums(np.ascontiguousarray(labels), channels, pixels, sums, weights)
     return _means(sums, pixels, intensity.ndim)
 
 

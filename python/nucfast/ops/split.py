@@ -58,6 +58,7 @@ def find_nuclei(
     min_rise: int,
     peak_share: float = 0.0,
     max_hole_px: float = 0.0,
+    min_area_px: float = 0.0,
     out: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
     """Turn a network's maps into nuclei.
@@ -66,7 +67,7 @@ def find_nuclei(
     where the probability is at or above ``threshold``. It is split as by ``split_instances``; of each nucleus
     stay the pixels with at least ``peak_share`` of its highest probability, so that with a low threshold
     faint nuclei are found and clear ones are not widened. Then its small holes are filled. What is left of it
-    in 4-connected parts are as many nuclei.
+    in 4-connected parts are as many nuclei, but for those that are too small.
 
     Args:
         probability: (H, W) uint8, of nucleus.
@@ -76,6 +77,7 @@ def find_nuclei(
         peak_share: 0 to 1; 0 leaves the mask as it is.
         max_hole_px: 4-connected holes of at most so many pixels are filled, unless they reach the edge or lie
             between several nuclei.
+        min_area_px: a nucleus has at least so many pixels.
         out: (H, W) int32, C-contiguous, to be filled and returned instead of a new array.
 
     Returns:
@@ -92,6 +94,13 @@ def find_nuclei(
     probability = np.ascontiguousarray(probability)
     nuclei = np.empty(probability.shape, np.int32) if out is None else out
     _core.find_nuclei(
-        probability, np.ascontiguousarray(height), threshold, min_rise, peak_share, max_hole_px, nuclei
+        probability,
+        np.ascontiguousarray(height),
+        threshold,
+        min_rise,
+        peak_share,
+        max_hole_px,
+        min_area_px,
+        nuclei,
     )
     return nuclei

@@ -79,6 +79,7 @@ def decode_region(
         min_rise=settings.min_rise if splits else 256,  # higher than any summit: what touches stays one
         peak_share=settings.peak_share,
         max_hole_px=settings.max_hole_um2 / um**2,
+        min_area_px=settings.min_area_um2 / um**2,
     )
     rings = contours(labels, style="midpoints")  # labels are 4-connected: ring i belongs to label i + 1
     shape = region_properties(
@@ -91,11 +92,8 @@ def decode_region(
     # corner disturbs, so that a nucleus has the same position whichever region it is found in.
     centroid = np.round((shape["centroid"] + corner) * 1024.0) / 1024.0
     owned = region.owned
-    keep = (
-        (shape["area"] * um**2 >= settings.min_area_um2)
-        & (centroid >= [owned.top, owned.left]).all(axis=1)
-        & (centroid < [owned.bottom, owned.right]).all(axis=1)
-    )
+    keep = (centroid >= [owned.top, owned.left]).all(axis=1)
+    keep &= (centroid < [owned.bottom, owned.right]).all(axis=1)
     class_id, class_probability = vote(maps, labels, shape["first_pixel"], bundle)
     vertices, offsets = _kept(rings, keep)
     vertices += corner[::-1]
@@ -148,19 +146,16 @@ def vote(
         only = bundle.classes[0].id if bundle.classes else 0
         return np.full(count, only, np.uint8), np.ones(count, np.float32)
     stride = bundle.output("class").stride
-    # Every stride-th pixel of the labels stands for the block that one pixel of the class map covers.
-    sampled = np.ascontiguousarray(labels[::stride, ::stride]).ravel()
-    inside = np.flatnonzero(sampled > 0)
-    weight = maps["nucleus"][::stride, ::stride].take(inside).astype(np.float32)[:, np.newaxis]
-    classes = maps["class"].reshape(sampled.size, -1).take(inside, axis=0)
-    votes = np.concatenate([classes * weight, weight], axis=1)
-    # Mean weighted probabilities, and in the last column the mean weight.
-    means = mean_intensity(sampled.take(inside)[np.newaxis], votes[np.newaxis], count=count)
-    seen = means[:, -1] > 0  # others are so thin that no sample hit them
-    mean = np.empty((count, means.shape[1] - 1))
-    mean[seen] = means[seen, :-1] / means[seen, -1:]
-    rows, cols = first_pixel[~seen].T // stride
-    mean[~seen] = maps["class"][rows, cols]
+    # Every stride-th pixel stands for the block that one pixel of the class map covers.
+    mean = mean_intensity(
+        labels[::stride, ::stride],
+        maps["class"],
+        count=count,
+        weights=maps["nucleus"][::stride, ::stride, 0],
+    )
+    unseen = np.isnan(mean[:, 0])  # so thin that no such pixel hit them
+    rows, cols = first_pixel[unseen].T // stride
+    mean[unseen] = maps["class"][rows, cols]
     best = mean.argmax(axis=1)
     ids = np.array([entry.id for entry in bundle.classes], np.uint8)
     return ids[best], (mean[np.arange(count), best] / 255.0).astype(np.float32)
