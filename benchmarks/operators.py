@@ -1,4 +1,4 @@
-"""What operators cost on this CPU: he-fast's network with one kind of operator changed, or smaller, in turn.
+"""What operators cost on this CPU: he-fast's network with one thing changed, in turn.
 
 ``python benchmarks/operators.py --out FOLDER`` builds each variant with random weights, exports and quantises
 it as a model that ships, times all of them on the same tile round by round, and writes
@@ -104,8 +104,7 @@ def variants(settings: dict[str, object]) -> dict[str, nn.Module]:
             lambda m: isinstance(m, nn.Upsample),
             lambda m: nn.Upsample(scale_factor=2, mode="bilinear"),
         ),
-        # What `train_all.sh` trains in the lane "lean".
-        "cut down": plain(widths=[32, 64, 96, 160], blocks=[0, 0, 1]),
+        "as wide inside as outside": plain(inner=[], decoder_widths=[]),
     }
 
 

@@ -53,13 +53,6 @@ sharp() {
   train 480 consep-unet-sharp --no-weights
 }
 
-lean() { # Not run unless it is named: he-fast with 22 instead of 38 GFLOP per megapixel, from nothing.
-  local runs=$runs/lean out=$out/lean
-  local lean=(he-fast --set "network.widths=[32, 64, 96, 160]" --set "network.blocks=[0, 0, 1]")
-  train 320 "${lean[@]}" --set sets.0.weight=0.65
-  train 480 "${lean[@]}" --set sets.0.weight=1.0 --set patches.stain=0.5 --set patches.zoom=0.2
-}
-
 for lane in "${lanes[@]}"; do
   "$lane" > "$out/$lane.log" 2>&1 &
 done

@@ -29,13 +29,8 @@ def shrink(recipe: Recipe) -> Recipe:
         "name": f"{recipe.name}-smoke",  # so that a real run never goes on from it
         "patches": {"batch": 2, "size_px": max(64, 2 * stride)},
         "optimiser": {"steps": STEPS, "epochs": 0.0, "warmup_steps": 1},
-        "start": {
-            "runs": [],
-            "grow": "",
-            "shrink": "",
-            "refine": "",
-            "encoder": "",
-        },  # files that the user's run will have
+        # Files that the user's run will have.
+        "start": {"runs": [], **dict.fromkeys(("grow", "shrink", "refine", "encoder"), "")},
         "teacher": {"bundle": ""},  # it takes seconds per image
         "validation": {"every_steps": STEPS, "every_epochs": 0.0, "patches": 2, "patience": 0},
     }
