@@ -165,10 +165,6 @@ constexpr std::array<Step, 50> make_steps() {
 }
 constexpr std::array<Step, 50> steps = make_steps();
 
-// What the kernel below takes at a time: it writes whole blocks, and what lies behind a run in its last one
-// is 0, or written anew by the next run.
-constexpr std::ptrdiff_t kBlock = 16;
-
 // Labels of the pixels in runs of which one of the four neighbours differs, else 0.
 NUCFAST_INLINE void keep_border_body(const Label* above, const Label* here, const Label* below,
                                      std::ptrdiff_t cols, const Run* runs, std::ptrdiff_t count,

@@ -24,11 +24,6 @@ void end_row(Runs& runs) {
     runs.row_begin.push_back(static_cast<std::ptrdiff_t>(runs.runs.size()));
 }
 
-// What a kernel takes at a time. Runs are short, and loops of a fixed length have no branches to mispredict,
-// so the last block of a run computes on beyond it: what it writes there is replaced by the next run, in
-// raster order, or never read.
-constexpr std::ptrdiff_t kBlock = 16;
-
 // A value for each pixel of the mask, with room for a word at both ends.
 template <typename T>
 class PerPixel {
@@ -609,9 +604,9 @@ PixelBits near_peaks(const Bytes& probability, const Pixels& pixels, const Group
 // Closes 4-connected holes of at most `max_px` pixels that do not reach the edge of the image and have one
 // group at both ends of all their rows: what lies between nuclei is no hole.
 Parts fill_holes(const Parts& mask, std::ptrdiff_t cols, double max_px) {
-    constexpr Label kNone = -1;  // not one group
+    constexpr Label kNone = -1;  // two groups, or the edge
     const auto rows = static_cast<std::ptrdiff_t>(mask.row_begin.size()) - 1;
-    Parts gaps;
+    Parts gaps;  // the group of each is the one at both its ends
     end_row(gaps);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         std::int32_t begin = 0;

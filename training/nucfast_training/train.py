@@ -351,7 +351,7 @@ class _Run:
     def _adapt(self, patches: Patches) -> None:
         """Let weights that come from elsewhere know what they will see."""
         start, frozen = self.recipe.start, self.recipe.freeze.batch_norm_from_epoch == 0
-        if not (self.wide or ((start.bundle or start.grow or start.refine) and not frozen)):
+        if self.wide is None and (frozen or not (start.bundle or start.grow or start.refine)):
             return
         numbers = range(CALIBRATION_BATCHES)
         images = [to_input(_batch(patches, number, self.device)[0], self.device) for number in numbers]

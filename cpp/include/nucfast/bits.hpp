@@ -12,6 +12,11 @@ namespace nucfast {
 using Word = std::uint64_t;  // bit b of word w of a row is about column 64 w + b
 constexpr std::ptrdiff_t kBits = 64;
 
+// What kernels take of a run at a time. Runs are short, and loops of a fixed length have no branches to
+// mispredict, so the last block of a run computes on beyond it: what it writes there is replaced by the next
+// run, in raster order, or never read.
+constexpr std::ptrdiff_t kBlock = 16;
+
 NUCFAST_INLINE int count_zeros(Word word) {  // below the lowest bit; `word` is not 0
     return __builtin_ctzll(word);
 }
