@@ -7,7 +7,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 from nucfast_training.errors import RecipeError
 from nucfast_training.networks import build_network, check_heads
 from nucfast_training.recipe import load_recipe, recipe_names
-from nucfast_training.smoke import shrink
+from nucfast_training.smoke import made_small
 
 TEXT = """
 name = "mine"
@@ -190,7 +190,7 @@ def test_networks_refuse_strange_settings(path):
 
 
 def test_smoke_changes_the_size_and_the_name(path):
-    small = shrink(load_recipe(path))
+    small = made_small(load_recipe(path))
     assert (small.optimiser.steps, small.patches.batch) == (4, 2)
     assert small.network == load_recipe(path).network
     assert small.name == "mine-smoke"  # no real run goes on from its checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 
 from nucfast_training.errors import RecipeError, TrainingError
 from nucfast_training.recipe import load_recipe
-from nucfast_training.smoke import IMAGES, make_data, shrink
+from nucfast_training.smoke import IMAGES, made_small, make_data
 from nucfast_training.train import Event, TrainReport, train
 
 
@@ -57,7 +57,7 @@ def run_recipe(
     rows: dict[str, Any] = {}
     began = time.monotonic()
     for i, (variant, chosen) in enumerate(variants.items()):
-        settings = shrink(chosen) if smoke else chosen
+        settings = made_small(chosen) if smoke else chosen
         place = data
         if place is None:
             if not smoke:

@@ -15,7 +15,7 @@ from nucfast_training.start import norms_of, stored_network
 
 _SAMPLES = 1500  # places of each image at which layers are compared
 _RIDGE = 1e-4  # of the mean square of what a layer reads: against channels that are nearly the same
-_AT_ONCE = 6  # this part of what is still to go goes at once
+_AT_ONCE = 6  # a sixth of the channels that have still to go goes at once
 
 
 def load_wide(network: nn.Module, source: str | Path) -> nn.Module:
@@ -34,8 +34,10 @@ def load_wide(network: nn.Module, source: str | Path) -> nn.Module:
     strange = sizes.keys() ^ network.state_dict().keys()
     for name, value in network.state_dict().items():
         other = sizes.get(name, value)
-        for axis in range(max(value.dim(), other.dim())):
-            here, there = (tensor.shape[axis] if axis < tensor.dim() else 0 for tensor in (value, other))
+        if value.dim() != other.dim():
+            strange.add(name)
+            continue
+        for axis, (here, there) in enumerate(zip(value.shape, other.shape, strict=True)):
             if here > there or (here < there and (name.rpartition(".")[0], axis) not in free):
                 strange.add(name)
     if strange:
@@ -81,17 +83,18 @@ def _thin(
     first = _conv(narrow, readers[0])
     gram, cross = _moments(narrow, wide, readers, batches)
     side = first.kernel_size[0]
+    size = side * side
     alive = torch.arange(first.in_channels)
     while len(alive) > keep:
-        fit, inverse = _fit(gram, cross, alive, side)
-        weights, size = fit[:-1].reshape(len(alive), side * side, -1), side * side
+        fit, inverse = _fit(gram, cross, alive, size)
+        weights = fit[:-1].reshape(len(alive), size, -1)
         own = inverse[:-1, :-1].reshape(len(alive), size, len(alive), size)
         own = own[range(len(alive)), :, range(len(alive))]
         # By how much the squared error grows if all weights of a channel are 0 and the others do their best.
         losses = (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2))
         gone = min(len(alive) - keep, max(1, (len(alive) - keep) // _AT_ONCE))
         alive = alive[losses.argsort()[gone:].sort().values]
-    fit, _ = _fit(gram, cross, alive, side)
+    fit, _ = _fit(gram, cross, alive, size)
     norms = norms_of(narrow)
     places = {module: name for name, module in narrow.named_modules()}
     norm = norms[made]
@@ -150,9 +153,12 @@ def _seen(network: nn.Module, names: Sequence[str], images: Tensor, *, given: bo
     return [seen[name] for name in names]
 
 
-def _fit(gram: Tensor, cross: Tensor, alive: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The weights of the readers, if only these channels are there, and the inverse of their products."""
-    rows = (alive[:, None] * side * side + torch.arange(side * side)).flatten()
+def _fit(gram: Tensor, cross: Tensor, alive: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The weights of the readers, if only these channels are there, and the inverse of their products.
+
+    ``size`` is the number of pixels under the kernel.
+    """
+    rows = (alive[:, None] * size + torch.arange(size)).flatten()
     rows = torch.cat([rows, torch.tensor([len(gram) - 1])])
     products = gram[rows][:, rows]
     ridge = _RIDGE * products.diagonal()[:-1].mean()

@@ -22,7 +22,7 @@ IMAGES = 2  # per split
 SYNTHETIC_MPP = 0.5
 
 
-def shrink(recipe: Recipe) -> Recipe:
+def made_small(recipe: Recipe) -> Recipe:
     """The same recipe with four steps of two small patches, no teacher, and an end to sweeps."""
     stride = int(build_network(recipe.table).stride_px)  # type: ignore[arg-type]
     small: dict[str, Any] = {

@@ -132,7 +132,7 @@ def mean_intensity(
         (N,) or (N, C) float64; NaN for a label that does not occur, or only where weights are 0.
 
     Raises:
-        TypeError: ``labels`` or ``intensity`` has another dtype; nothing is cast silently.
+        TypeError: ``labels``, ``intensity`` or ``weights`` has another dtype; nothing is cast silently.
         ValueError: ``labels`` holds a negative value or one greater than ``count``; ``intensity`` is not
             finite inside a label; shapes differ from the above.
     """

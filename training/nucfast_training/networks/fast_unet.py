@@ -2,7 +2,7 @@
 
 U-Net: Ronneberger et al., MICCAI 2015. Residual blocks: He et al., CVPR 2016. Sub-pixel output: Shi et al.,
 CVPR 2016. What makes it fast on a CPU: a strided stem, so that the first real convolution runs at half
-resolution; dense 3x3 convolutions with 32 to 192 channels, which reach the processor's peak where depthwise
+resolution; dense 3x3 convolutions with 32 channels or more, which reach the processor's peak where depthwise
 ones are bound by memory; skips that are added, not concatenated; and full-resolution maps made by moving
 channels to pixels.
 """
@@ -56,7 +56,7 @@ class FastUNet(nn.Module):
     Args:
         widths: channels at 1/2, 1/4, 1/8, ... of the input's resolution; as many levels as there are widths.
         blocks: residual blocks of the encoder at 1/4, 1/8, ...
-        inner: channels within those blocks; none given: as many as outside.
+        inner: channels within those blocks; 0, or none given: as many as outside.
         decoder_widths: channels that each level of the decoder, from its coarsest to that at 1/4, hands on;
             none given: as many as the encoder has there.
         decoder_blocks: residual blocks of the decoder, down to 1/2.
@@ -128,8 +128,8 @@ class FastUNet(nn.Module):
             if isinstance(module, Residual)
         ]
         for stride in reversed(self.strides[:-1]):
-            if len(self.get_submodule(f"decode{stride}")) > len(conv(1, 1)):  # type: ignore[arg-type]
-                continue  # residual blocks hand on what they are given
+            if isinstance(self.get_submodule(f"decode{stride}")[-1], Residual):  # type: ignore[index]
+                continue  # it hands on what it is given
             readers = [f"lift{stride // 2}" if stride > 2 else "maps"]
             if self.kinds is not None and stride == self.class_stride:
                 readers.append("kinds")
