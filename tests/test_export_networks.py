@@ -12,6 +12,7 @@ import onnx  # noqa: E402
 
 from nucfast.engine import OutputSpec  # noqa: E402
 from nucfast.errors import EngineError  # noqa: E402
+from nucfast_export.context import context_px  # noqa: E402
 from nucfast_export.export import _tidy, _to_onnx  # noqa: E402
 from nucfast_export.flips import FlipMean  # noqa: E402
 from nucfast_export.graph import fuse_rounding  # noqa: E402
@@ -138,3 +139,23 @@ def test_torch_engine():
         TorchEngine(network, spec, precision="int8")
     with pytest.raises(EngineError, match="CUDA graphs need a CUDA device"):
         TorchEngine(network, spec, cuda_graph=True)
+
+
+def test_context_is_what_has_any_influence():
+    network, spec = network_and_spec("fast_unet")
+    exact = Probabilities(network, [output.name for output in spec.outputs]).eval()
+    context = context_px(_to_onnx(exact, spec, "auto")[0], spec)
+    stride = network.stride_px
+    first = -(-context // stride) * stride + stride
+    side = 2 * first + stride
+    tile = torch.rand(1, 3, side, side, requires_grad=True)
+    # With weights above 0 nothing is cut off, nor do two ways cancel out.
+    for parameter in network.parameters():
+        parameter.data.abs_().add_(1e-3).div_(parameter[0].numel() if parameter.dim() > 1 else 1)
+    seen = torch.zeros(side, dtype=torch.bool)
+    for value in network(tile).values():
+        place = slice(first * value.shape[2] // side, (first + stride) * value.shape[2] // side)
+        (gradient,) = torch.autograd.grad(value[:, :, place, place].sum(), tile, retain_graph=True)
+        seen |= (gradient != 0).any(dim=3).any(dim=1)[0]
+    rows = seen.nonzero()
+    assert context == max(first - int(rows.min()), int(rows.max()) - (first + stride - 1))

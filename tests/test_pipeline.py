@@ -1,6 +1,6 @@
 """The pipeline with a perfect network: cutting and stitching must change nothing at all."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from nucfast.errors import BundleError, DatasetError, SlideError
 from nucfast.nuclei import Nuclei, NucleusClass
 from nucfast.ops import distance_transform, label
 from nucfast.pipeline import evaluate_dataset, segment
-from nucfast.pipeline.cover import GPU_PARTS, cover
+from nucfast.pipeline.cover import cover
 from nucfast.pipeline.grid import Window, regions
 from nucfast.pipeline.maps import predict_maps
 from nucfast.pipeline.slide_run import plan, run_regions
@@ -134,6 +134,79 @@ def test_any_cut_gives_the_same_nuclei(
     assert_same(found, one_region)
 
 
+@dataclass(frozen=True)
+class Counting(KnownMaps):
+    """Counts the pixels that it sees."""
+
+    precision: str = "int8"
+    seen: list[int] = field(default_factory=list)
+
+    def run(self, tiles, *, out=None):
+        self.seen.append(tiles[..., 0].size)
+        return super().run(tiles, out=out)
+
+
+@pytest.mark.parametrize("region_px", [64, 100, 257])
+@pytest.mark.parametrize("shuffle", [None, 1])
+def test_neighbours_share_what_both_see(image, one_region, region_px, shuffle):
+    """They compute less, most of all if they run in their order, and find the same nuclei."""
+    seen = {}
+    for context_px in (None, 16):
+        bundle = replace(make_bundle(tile_px=1024, margin_px=16, halo_px=64), context_px=context_px)
+        engine = Counting(bundle)
+        found = run(image, bundle, region_px=region_px, engine=engine, shuffle=shuffle, decoders=2)
+        assert_same(found, one_region)
+        seen[context_px] = sum(engine.seen)
+    assert seen[16] < (0.9 if shuffle is None else 1.0) * seen[None]
+
+
+@pytest.mark.parametrize("allow_unreadable", [False, True])
+@pytest.mark.parametrize("decoders", [1, 3])
+def test_regions_beside_damage_are_as_if_done_alone(image, allow_unreadable, decoders, monkeypatch):
+    """What cannot be read of one region, its neighbours must not wait for, nor take over."""
+    bundle = replace(make_bundle(tile_px=1024, margin_px=16, halo_px=32), context_px=16)
+    with open_slide(image) as slide:
+        layout = plan(slide, bundle, region_px=150)
+        read = slide.read_scaled
+
+        def damaged(x, y, width, height, scale, *, parts=None):
+            if x <= 200 < x + width and y <= 210 < y + height:
+                raise SlideError("tile 0 cannot be decoded")
+            return read(x, y, width, height, scale, parts=parts)
+
+        monkeypatch.setattr(slide, "read_scaled", damaged)
+
+        def results(todo):
+            found = {}
+            try:
+                for region, nuclei in run_regions(
+                    slide,
+                    layout,
+                    todo,
+                    engine=Counting(bundle),
+                    batch=1,
+                    decoders=decoders,
+                    stages=Stages(),
+                    finish=lambda region, nuclei: None,
+                    allow_unreadable=allow_unreadable,
+                ):
+                    found[region.index] = nuclei
+            except SlideError:
+                assert not allow_unreadable
+            return found
+
+        together = results(layout.regions)
+        alone = {}
+        for region in layout.regions:
+            alone |= results([region])
+    assert together.keys() == alone.keys()
+    assert (len(alone) == len(layout.regions)) == allow_unreadable
+    for index, nuclei in alone.items():
+        assert_same(together[index], nuclei)
+        assert together[index].meta == nuclei.meta
+    assert sum(map(len, alone.values())) > 200
+
+
 def test_scaled_slide_gives_the_same_nuclei_in_its_own_pixels(image, one_region):
     twice = image.repeat(2, axis=0).repeat(2, axis=1)
     with open_slide(twice, mpp=0.2527) as slide:
@@ -249,7 +322,9 @@ def test_tiles_cover_what_is_wanted_once_with_margins(data, rows, cols, tile):
         kept,
         image,
         bundle,
-        wanted=lambda part: bool(field[part.top : part.bottom, part.left : part.right].any()),
+        wanted=lambda part: bool(
+            field[max(0, part.top) : max(0, part.bottom), max(0, part.left) : max(0, part.right)].any()
+        ),
     )
     times = np.zeros(image.size, int)
     for t in tiles:
@@ -316,7 +391,7 @@ def test_a_gpu_gets_tiles_of_one_shape():
     def wanted(part: Window) -> bool:
         return any(part.top <= y < part.bottom and part.left <= x < part.right for y, x in spots)
 
-    tiles = cover(image, image, bundle, wanted=wanted, parts=GPU_PARTS)
+    tiles = cover(image, image, bundle, wanted=wanted, cell_px=bundle.tile_px)
     assert {tile.seen.size for tile in tiles} == {(1024, 1024)}
     for y, x in spots:
         inside = [t for t in tiles if t.kept.top <= y < t.kept.bottom and t.kept.left <= x < t.kept.right]

@@ -630,8 +630,8 @@ def test_a_shrunk_network_is_the_one_that_was_grown(data, tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    narrow = {"inner": [4, 4, 6], "decoder_widths": [4, 6], "head_width": 4}
-    plain = {"widths": [4, 8, 8, 12], "head_width": 8}
+    plain = {"widths": [4, 8, 8, 12], "head_width": 8, "decoder_blocks": [0, 0, 1]}
+    narrow = {"widths": [4, 6, 8, 10], "inner": [4, 4, 6], "decoder_widths": [4, 6], "head_width": 4}
     small, wide = FastUNet(**plain | narrow), FastUNet(**plain)
     for _ in range(3):
         small(torch.rand(2, 3, 64, 64))
@@ -649,8 +649,8 @@ def test_a_shrunk_network_is_the_one_that_was_grown(data, tmp_path):
         found, expected = shrunk.eval()(image), small.eval()(image)
     for name, logits in expected.items():
         torch.testing.assert_close(found[name], logits, rtol=0.0, atol=0.01)
-        assert logits.std() > 0.05
-    for other in (FastUNet(**plain | {"widths": (4, 8, 6, 12)}), FastUNet(**plain, blocks=(1, 0, 1))):
+        assert logits.std() > 0.04
+    for other in (FastUNet(**plain | {"widths": (4, 8, 10, 12)}), FastUNet(**plain, blocks=(1, 0, 1))):
         with pytest.raises(
             RecipeError, match=r"start.shrink: .* is not of a network of this kind that is wider"
         ):

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from nucfast.engine.bundle import MODEL, Bundle, check_target, write_bundle
 from nucfast.engine.create import create_engine
 from nucfast.engine.parity import Difference, difference
 from nucfast.errors import NucfastError
+from nucfast_export.context import context_px
 from nucfast_export.graph import fuse_rounding
 from nucfast_export.weights import store_weights_as_fp16
 from nucfast_export.wrapper import ExportNetwork
@@ -113,6 +114,7 @@ def export_bundle(
         model, used, reason = _to_onnx(wrapper, bundle, exporter)
         _tidy(model)
         fuse_rounding(model)
+        bundle = replace(bundle, context_px=context_px(model, bundle))
         batches = [*_test_batches(bundle), *tiles]
         content, differences = _compared(wrapper, model, bundle, batches, EXACT)
         if weights == "fp16":

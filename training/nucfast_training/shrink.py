@@ -28,7 +28,8 @@ def load_wide(network: nn.Module, source: str | Path) -> nn.Module:
     links = network.links() if hasattr(network, "links") else []
     norms = norms_of(network)
     places = {module: name for name, module in network.named_modules()}
-    free = {(place, 0) for made, _ in links for place in (made, places[norms[made]])}
+    makers = {maker for made, _ in links for maker in made}
+    free = {(maker, 0) for maker in makers} | {(places[norms[maker]], 0) for maker in makers & norms.keys()}
     free |= {(reader, 1) for _, readers in links for reader in readers}
     sizes = wide.state_dict()
     strange = sizes.keys() ^ network.state_dict().keys()
@@ -53,9 +54,9 @@ def shrink(network: nn.Module, wide: nn.Module, batches: Sequence[Tensor]) -> No
     """Leave out channels so that the maps change least.
 
     Between two layers those channels go whose work the others can take over best (Hassibi & Stork: Second
-    order derivatives for network pruning, NIPS 1992, for all weights of a channel at once). Then the layer
-    behind is fitted, by least squares over pixels of images, to what it gave in the wide network (He, Zhang &
-    Sun: Channel pruning for accelerating very deep neural networks, ICCV 2017).
+    order derivatives for network pruning, NIPS 1992, for all weights of a channel at once). Then the layers
+    behind are fitted, by least squares over pixels of images, to what they gave in the wide network (He,
+    Zhang & Sun: Channel pruning for accelerating very deep neural networks, ICCV 2017).
 
     Args:
         network: to be filled.
@@ -64,93 +65,110 @@ def shrink(network: nn.Module, wide: nn.Module, batches: Sequence[Tensor]) -> No
     """
     wide.eval()
     narrow = deepcopy(wide)
-    for made, readers in network.links():  # type: ignore[operator]
-        keep = network.get_submodule(made).out_channels
-        if keep < narrow.get_submodule(made).out_channels:  # type: ignore[operator]
-            _thin(narrow, wide, made, readers, int(keep), batches)  # type: ignore[arg-type]
+    kept: dict[str, Tensor] = {}
+    for makers, readers in network.links():  # type: ignore[operator]
+        keep = _conv(network, makers[0]).out_channels
+        if keep < _conv(narrow, makers[0]).out_channels:
+            _thin(narrow, wide, makers, readers, keep, batches, kept)
     network.load_state_dict(narrow.state_dict())
 
 
 def _thin(
     narrow: nn.Module,
     wide: nn.Module,
-    made: str,
+    makers: Sequence[str],
     readers: Sequence[str],
     keep: int,
-    batches: Iterable[Tensor],
+    batches: Sequence[Tensor],
+    kept: dict[str, Tensor],
 ) -> None:
-    """Keep so many of the channels that the convolution ``made`` gives, and fit those that read them."""
-    first = _conv(narrow, readers[0])
-    gram, cross = _moments(narrow, wide, readers, batches)
-    side = first.kernel_size[0]
-    size = side * side
-    alive = torch.arange(first.in_channels)
+    """Keep so many of the channels that the makers give, and fit the readers to those.
+
+    ``kept``: by convolution, which of the wide network's channels it still gives; added to.
+    """
+    alive = torch.arange(_conv(narrow, makers[0]).out_channels)
+    moments = [_moments(narrow, wide, reader, batches, kept.get(reader)) for reader in readers]
+    sizes = [_conv(narrow, reader).kernel_size[0] ** 2 for reader in readers]
     while len(alive) > keep:
-        fit, inverse = _fit(gram, cross, alive, size)
-        weights = fit[:-1].reshape(len(alive), size, -1)
-        own = inverse[:-1, :-1].reshape(len(alive), size, len(alive), size)
-        own = own[range(len(alive)), :, range(len(alive))]
-        # By how much the squared error grows if all weights of a channel are 0 and the others do their best.
-        losses = (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2))
+        losses = torch.zeros(len(alive), dtype=torch.float64)
+        for (gram, cross, energy), size in zip(moments, sizes, strict=True):
+            fit, inverse = _fit(gram, cross, alive, size)
+            weights = fit[:-1].reshape(len(alive), size, -1)
+            own = inverse[:-1, :-1].reshape(len(alive), size, len(alive), size)
+            own = own[range(len(alive)), :, range(len(alive))]
+            # By how much the squared error grows if all weights of a channel are 0 and the others do their
+            # best, as a share of what the reader gives.
+            losses += (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2)) / energy
         gone = min(len(alive) - keep, max(1, (len(alive) - keep) // _AT_ONCE))
         alive = alive[losses.argsort()[gone:].sort().values]
-    fit, _ = _fit(gram, cross, alive, size)
-    norms = norms_of(narrow)
     places = {module: name for name, module in narrow.named_modules()}
-    norm = norms[made]
-    narrow.set_submodule(made, _part(_conv(narrow, made), alive))
-    narrow.set_submodule(places[norm], _part_of_norm(norm, alive))
-    parts = fit.split([_conv(wide, name).out_channels for name in readers], dim=1)
-    for name, part in zip(readers, parts, strict=True):
+    norms = {name: places[norm] for name, norm in norms_of(narrow).items()}
+    for name in makers:
+        narrow.set_submodule(name, _part(_conv(narrow, name), alive))
+        if name in norms:
+            old_norm = narrow.get_submodule(norms[name])
+            narrow.set_submodule(norms[name], _part_of_norm(old_norm, alive))  # type: ignore[arg-type]
+        kept[name] = alive
+    for name, (gram, cross, _), size in zip(readers, moments, sizes, strict=True):
+        fit, _ = _fit(gram, cross, alive, size)
         old = _conv(narrow, name)
-        new = nn.Conv2d(keep, old.out_channels, side, padding=side // 2, bias=old.bias is not None)
-        new.weight.copy_(part[:-1].T.reshape(new.weight.shape))
+        new = nn.Conv2d(
+            keep,
+            old.out_channels,
+            old.kernel_size,  # type: ignore[arg-type]
+            old.stride,  # type: ignore[arg-type]
+            old.padding,  # type: ignore[arg-type]
+            bias=old.bias is not None,
+        )
+        new.weight.copy_(fit[:-1].T.reshape(new.weight.shape))
         if new.bias is not None:
-            new.bias.copy_(part[-1])
+            new.bias.copy_(fit[-1])
         else:
-            norms[name].running_mean -= part[-1].float()  # type: ignore[operator]
+            narrow.get_submodule(norms[name]).running_mean -= fit[-1].float()  # type: ignore[operator]
         narrow.set_submodule(name, new.to(old.weight.device))
     narrow.eval()
 
 
 def _moments(
-    narrow: nn.Module, wide: nn.Module, readers: Sequence[str], batches: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Sums over places of images: products of what the readers read, and of it with what they should give.
+    narrow: nn.Module, wide: nn.Module, reader: str, batches: Iterable[Tensor], kept: Tensor | None
+) -> tuple[Tensor, Tensor, float]:
+    """Sums over places of images: products of what is read, and of it with what should be given; its square.
 
-    What is read is, for each channel, what lies under the kernel, and last 1.
+    What is read is, for each channel, what lies under the kernel, and last 1. ``kept``: which of the wide
+    network's channels the reader still gives; None: all.
     """
-    side = _conv(narrow, readers[0]).kernel_size[0]
+    conv = _conv(narrow, reader)
+    side, stride = conv.kernel_size[0], conv.stride[0]
     generator = torch.Generator().manual_seed(0)
     gram = cross = torch.zeros((), dtype=torch.float64)
+    energy = 0.0
     for images in batches:
-        (read,) = _seen(narrow, readers[:1], images, given=True)
-        given = torch.cat(_seen(wide, readers, images, given=False), dim=1)
+        read = _seen(narrow, reader, images, given=True)
+        given = _seen(wide, reader, images, given=False)
+        if kept is not None:
+            given = given[:, kept]
         for one, result in zip(read, given, strict=True):
             at = torch.randint(result[0].numel(), (_SAMPLES,), generator=generator).to(result.device)
-            values = pad(
-                unfold(one[None], side, padding=side // 2)[0, :, at].double(), (0, 0, 0, 1), value=1.0
-            )
+            under = unfold(one[None], side, padding=side // 2, stride=stride)[0, :, at]
+            values = pad(under.double(), (0, 0, 0, 1), value=1.0)
+            wanted = result.flatten(1)[:, at].double()
             gram = gram.to(values.device) + values @ values.T
-            cross = cross.to(values.device) + values @ result.flatten(1)[:, at].double().T
-    return gram.cpu(), cross.cpu()
+            cross = cross.to(values.device) + values @ wanted.T
+            energy += float((wanted - wanted.mean(dim=1, keepdim=True)).square().sum())
+    return gram.cpu(), cross.cpu(), energy
 
 
-def _seen(network: nn.Module, names: Sequence[str], images: Tensor, *, given: bool) -> list[Tensor]:
-    """What layers are given, or what they give."""
-    seen: dict[str, Tensor] = {}
+def _seen(network: nn.Module, name: str, images: Tensor, *, given: bool) -> Tensor:
+    """What a layer is given, or what it gives."""
+    seen: list[Tensor] = []
 
-    def hook(name: str) -> object:
-        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = (args[0] if given else output).clone()  # before the next works in place
+    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((args[0] if given else output).clone())  # before the next works in place
 
-        return note
-
-    hooks = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]  # type: ignore[arg-type]
+    hook = network.get_submodule(name).register_forward_hook(note)
     network(images)
-    for each in hooks:
-        each.remove()
-    return [seen[name] for name in names]
+    hook.remove()
+    return seen[0]
 
 
 def _fit(gram: Tensor, cross: Tensor, alive: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -167,8 +185,17 @@ def _fit(gram: Tensor, cross: Tensor, alive: Tensor, size: int) -> tuple[Tensor,
 
 
 def _part(old: nn.Conv2d, alive: Tensor) -> nn.Conv2d:
-    new = nn.Conv2d(old.in_channels, len(alive), old.kernel_size, old.stride, old.padding, bias=False)  # type: ignore[arg-type]
+    new = nn.Conv2d(
+        old.in_channels,
+        len(alive),
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
     new.weight.copy_(old.weight[alive])
+    if new.bias is not None and old.bias is not None:
+        new.bias.copy_(old.bias[alive])
     return new.to(old.weight.device)
 
 

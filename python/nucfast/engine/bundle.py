@@ -156,6 +156,8 @@ class Bundle:
         margin_px: width of the tile's rim whose outputs lack context and are thrown away.
         halo_px: how far a region reaches beyond its own square; where a nucleus reaches further, the region
             is done again with a larger halo.
+        context_px: how far from a pixel lies what has any influence on its maps; None: not known. Where the
+            margin holds all of it, neighbouring regions need not compute twice what they share.
         outputs: what the network gives.
         classes: of nuclei, one per channel of the output "class"; one at most without that output.
         class_scheme: the classes of the data set it learned from; None: it tells none apart.
@@ -188,6 +190,7 @@ class Bundle:
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: tuple[Mapping[str, Any], ...] = ()
     input_name: str = "image"
+    context_px: int | None = None
     variants: tuple[Variant, ...] = ()
     path: Path | None = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -200,6 +203,7 @@ class Bundle:
         _expect(self.stride_px >= 1, "stride_px", "1 or more", self.stride_px)
         _expect(self.margin_px >= 0, "margin_px", "0 or more", self.margin_px)
         _expect(self.halo_px >= 0, "halo_px", "0 or more", self.halo_px)
+        _expect((self.context_px or 0) >= 0, "context_px", "0 or more", self.context_px)
         multiple = self.tile_px >= 1 and self.tile_px % self.stride_px == 0
         _expect(multiple, "tile_px", f"a multiple of stride_px = {self.stride_px}", self.tile_px)
         # What is kept of a tile starts and ends at whole strides.
@@ -520,6 +524,7 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
         "schema": SCHEMA,
         **{name: getattr(bundle, name) for name in ("name", "version", "description", "mpp")},
         **{name: getattr(bundle, name) for name in ("tile_px", "stride_px", "margin_px", "halo_px")},
+        **({} if bundle.context_px is None else {"context_px": bundle.context_px}),
         "input": {"name": bundle.input_name, **_INPUT},
         "outputs": [
             {
@@ -673,6 +678,7 @@ def _from_json(top: _Object, path: Path) -> Bundle:
         training=top.mapping("training"),
         accuracy=tuple(item.data for item in top.children("accuracy")),
         input_name=inputs.string("name"),
+        context_px=top.integer("context_px") if "context_px" in top.data else None,
         # Bundles written before there were variants have no such key.
         variants=tuple(_variant(item, files) for item in top.children("variants"))
         if "variants" in top.data

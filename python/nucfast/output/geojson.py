@@ -6,21 +6,21 @@ rounded here already. It shows slides with bounds (MIRAX) from the bounds' corne
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import orjson
+from isal import isal_zlib
 
 from nucfast import _core
 from nucfast.nuclei import Nuclei
 from nucfast.output.writer import AtomicFile, SlideInfo, Writer
 
 _TAIL = b"\n]}\n"
-_CHUNK = 4096  # features per write: large for zlib, small beside a region
+_GZIP = 31  # as wbits: neither name nor time in the header, so that equal nuclei give equal bytes
+_CHUNK = 4096  # features per write: large for a compressor, small beside a region
 
 
 class GeoJsonWriter(Writer):
@@ -46,10 +46,9 @@ class GeoJsonGzWriter(GeoJsonWriter):
     """The same through gzip."""
 
     def _begin(self) -> None:
-        # wbits 31 is gzip, with neither name nor time in its header: equal nuclei give equal bytes. Level 1:
-        # the others take longer than all else. Not gzip.GzipFile, which completes itself when it is
-        # collected, even after the file is gone.
-        self._deflate = zlib.compressobj(level=1, wbits=31)
+        # ISA-L: a quarter of zlib's time at its level 1, and fewer bytes. Not its GzipFile, which completes
+        # itself when it is collected, even after the file is gone.
+        self._deflate = isal_zlib.compressobj(level=1, wbits=_GZIP)
         super()._begin()
 
     def _end(self) -> None:
@@ -68,7 +67,7 @@ def document(nuclei: Nuclei) -> bytes:
 def save(data: bytes, path: str | Path) -> None:
     """Write a document, compressed if the name ends in ``.gz``."""
     with AtomicFile(path) as file:
-        file.write(gzip.compress(data, 1, mtime=0) if str(path).endswith(".gz") else data)
+        file.write(isal_zlib.compress(data, 1, _GZIP) if str(path).endswith(".gz") else data)
 
 
 def measurement_name(feature: str) -> str:

@@ -138,6 +138,7 @@ def do_region(
 def _task(entry: SlideInput, config: InferConfig, expected: str) -> RegionTask:
     engine = _engine(config.model, config.engine, config.device, config.precision, config.threads)
     slide = open_slide(entry.path, mpp=config.mpp if config.mpp is not None else entry.mpp)
+    assert config.region_px is not None  # it was chosen with the engine
     layout = plan(slide, engine.bundle, region_px=config.region_px)
     if fingerprint(entry, config, engine, layout) != expected:
         raise NucfastError(

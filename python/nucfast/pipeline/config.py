@@ -23,7 +23,8 @@ class InferConfig:
         formats: result files to write, names of ``nucfast.output.FORMATS``.
         overlay: also write a picture of the slide with the outlines.
         mpp: um per level-0 pixel, for all slides, instead of what they say.
-        region_px: side of a region in model pixels: the unit of work, memory and resumption.
+        region_px: side of a region in model pixels: the unit of work, memory and resumption; None: 2048 where
+            neighbours can share what both see (int8 on a CPU), else 4096.
         batch: tiles that go through the network at once, on each GPU if there are several.
         tissue_only: leave out regions without tissue.
         max_memory: what the run may take, "2G"; None: a quarter of what there is. It sets how many regions
@@ -48,7 +49,7 @@ class InferConfig:
     formats: tuple[str, ...] = ("geoparquet", "geojson.gz")
     overlay: bool = True
     mpp: float | None = None
-    region_px: int = 4096
+    region_px: int | None = None
     batch: int = 1
     tissue_only: bool = True
     max_memory: str | None = None
@@ -62,7 +63,7 @@ class InferConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.region_px < 64:
+        if self.region_px is not None and self.region_px < 64:
             raise NucfastError(f"region_px: expected at least 64, got {self.region_px}")
         if self.batch < 1:
             raise NucfastError(f"batch: expected at least 1, got {self.batch}")

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from nucfast.engine import Bundle
 from nucfast.pipeline.grid import Window
 
-# The sides of what is kept of a tile are so many parts of the largest, or fewer: enough to follow the tissue.
-# More make more shapes of tiles, each of which costs an engine up to two megapixels' time when it is new.
-CPU_PARTS = 4
-GPU_PARTS = 1  # a new shape costs a GPU a hundred megapixels' time
+# The sides of what is kept of a tile are multiples of about so much: small enough to follow the tissue.
+# Smaller ones make more shapes of tiles, each of which costs an engine time when it is new.
+CPU_CELL_PX = 256
 
 # What a tile costs beside its pixels, in pixels, with its share of the time that new shapes take.
 _TILE_COST_PX = 1 << 18
@@ -22,10 +21,11 @@ _TILE_COST_PX = 1 << 18
 
 @dataclass(frozen=True)
 class Tile:
-    """``seen`` goes through the network, ``kept``, a part of it, is taken from the result."""
+    """``seen`` goes through the network; of the result ``kept`` is taken, without ``blank``."""
 
     seen: Window
     kept: Window
+    blank: tuple[Window, ...] = ()
 
 
 def cover(
@@ -34,7 +34,7 @@ def cover(
     bundle: Bundle,
     *,
     wanted: Callable[[Window], bool] | None = None,
-    parts: int = CPU_PARTS,
+    cell_px: int = CPU_CELL_PX,
 ) -> list[Tile]:
     """Tiles of at most ``bundle.tile_px`` whose kept parts hold all that is wanted, each pixel once.
 
@@ -43,28 +43,38 @@ def cover(
     makes its sides one of few lengths, but nothing beyond the image: there the network sees what it saw at
     the borders of its training patches.
 
+    What is wanted is decided by cells of a grid that lies on the slide, not on what is kept: so a pixel is
+    among it or not, whichever part of the slide is looked at.
+
     Args:
         kept: where maps are needed; starts at multiples of the network's stride.
         image: what there is to see, in the same pixels; holds ``kept``, starts and ends at whole strides.
         bundle: tile size, margin and stride.
-        wanted: says of a part of ``kept`` whether it is wanted; None: all is.
-        parts: how many lengths the sides of tiles may have.
+        wanted: says of a cell whether any of it is wanted; None: all is.
+        cell_px: the sides of tiles differ by about so much; the tile's own: all tiles are alike.
 
     Returns:
-        The tiles, those of one size one after another.
+        The tiles, those of one size one after another, the largest first.
     """
     stride = bundle.stride_px
     margin = -(-bundle.margin_px // stride) * stride
     most = bundle.tile_px - 2 * margin
-    cell = max(stride, most // parts // stride * stride)
-    tops = np.append(np.arange(kept.top, kept.bottom, cell), kept.bottom)
-    lefts = np.append(np.arange(kept.left, kept.right, cell), kept.right)
-    cells = np.ones((len(tops) - 1, len(lefts) - 1), bool)
+    cell = max(stride, most // max(1, round(most / cell_px)) // stride * stride)
+    # Tiles that are all alike lie where they are needed. Else regions begin and end with the grid's lines.
+    alike = cell_px >= bundle.tile_px
+    offset = -(-bundle.halo_px // stride) * stride
+    first_top, first_left = (
+        at if alike else (at - offset) // cell * cell + offset for at in (kept.top, kept.left)
+    )
+    tops = np.arange(first_top, kept.bottom, cell)
+    lefts = np.arange(first_left, kept.right, cell)
+    cells = np.ones((len(tops), len(lefts)), bool)
     if wanted is not None:
         for row, col in np.ndindex(cells.shape):
-            cells[row, col] = wanted(
-                Window(int(tops[row]), int(lefts[col]), int(tops[row + 1]), int(lefts[col + 1]))
-            )
+            top, left = int(tops[row]), int(lefts[col])
+            cells[row, col] = wanted(Window(top, left, top + cell, left + cell))
+    tops = np.append(tops.clip(kept.top), kept.bottom)
+    lefts = np.append(lefts.clip(kept.left), kept.right)
 
     def lengths(
         begin: NDArray[np.intp], end: NDArray[np.intp], edges: NDArray[np.intp], low: int, high: int
@@ -116,14 +126,19 @@ def cover(
                 widened(seen.top, seen.bottom, image.top, image.bottom),
                 widened(seen.left, seen.right, image.left, image.right),
             )
-            tiles.append(Tile(Window(y0, x0, y1, x1), kept_here))
+            blank = [
+                Window(*(int(edge) for edge in (tops[y], lefts[x], tops[y + 1], lefts[x + 1])))
+                for y, x in np.argwhere(~part) + np.array([top, left])
+            ]
+            tiles.append(Tile(Window(y0, x0, y1, x1), kept_here, tuple(blank)))
         elif best < part.shape[0] - 1:
             cut = top + best + 1
             todo += [(top, left, cut, right), (cut, left, bottom, right)]
         else:
             cut = left + best - (part.shape[0] - 1) + 1
             todo += [(top, left, bottom, cut), (top, cut, bottom, right)]
-    return sorted(tiles, key=lambda tile: (tile.seen.height, tile.seen.width, tile.seen.top, tile.seen.left))
+    # The largest first: engines get their memory once, instead of more and more.
+    return sorted(tiles, key=lambda t: (-t.seen.height, -t.seen.width, t.seen.top, t.seen.left))
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,21 @@ class Window:
         """Rows and columns."""
         return self.height, self.width
 
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.height * self.width
+
     def shifted(self, rows: int, cols: int) -> Window:
         """The same further down and to the right."""
         return Window(self.top + rows, self.left + cols, self.bottom + rows, self.right + cols)
+
+    def within(self, other: Window) -> Window:
+        """What both have; its ``area`` is 0 if that is nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        return Window(
+            top, left, max(top, min(self.bottom, other.bottom)), max(left, min(self.right, other.right))
+        )
 
     def grown(self, by_px: int, *, align_px: int, within: Window) -> Window:
         """Grown on every side, then outwards to multiples of ``align_px``, clipped to ``within``."""

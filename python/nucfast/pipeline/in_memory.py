@@ -12,7 +12,7 @@ from nucfast.engine import Bundle, Engine, create_engine, load_bundle
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.config import InferConfig
 from nucfast.pipeline.decode import check_decoder
-from nucfast.pipeline.slide_run import plan, run_regions
+from nucfast.pipeline.slide_run import REGION_PX, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, open_slide
 
@@ -24,7 +24,7 @@ def segment(
     model: str | Path | Bundle = InferConfig.model,
     device: str = InferConfig.device,
     engine: Engine | None = None,
-    region_px: int = InferConfig.region_px,
+    region_px: int = REGION_PX,
 ) -> Nuclei:
     """Outline and classify every nucleus of an image that fits into memory.
 

@@ -14,15 +14,22 @@ from nucfast.pipeline.grid import Window
 
 
 def predict_maps(
-    engine: Engine, image: NDArray[np.uint8], tiles: Sequence[Tile], kept: Window, *, batch: int = 1
+    engine: Engine,
+    image: NDArray[np.uint8],
+    tiles: Sequence[Tile],
+    kept: Window,
+    *,
+    corner: tuple[int, int] = (0, 0),
+    batch: int = 1,
 ) -> Maps:
     """Run the network over parts of an image.
 
     Args:
         engine: the network; its bundle gives stride and outputs.
         image: (H, W, 3) uint8 RGB at the bundle's mpp.
-        tiles: what goes through the network, in pixels of the image, as ``cover`` makes them.
+        tiles: what goes through the network, as ``cover`` makes them.
         kept: where maps are wanted; it holds what is kept of the tiles.
+        corner: row and column of the image's first pixel, where tiles and ``kept`` are counted.
         batch: tiles of one size that go through the network at once.
 
     Returns:
@@ -41,7 +48,7 @@ def predict_maps(
         for output in bundle.outputs
     }
     # One for all batches: to touch fresh memory costs as much as to fill it.
-    largest = max((tile.seen.height * tile.seen.width for tile in tiles), default=0)
+    largest = max((tile.seen.area for tile in tiles), default=0)
     buffer = np.empty(min(batch, len(tiles)) * largest * 3, np.uint8)
     for (height, width), equal in groupby(tiles, lambda tile: tile.seen.size):
         sized = list(equal)
@@ -49,16 +56,19 @@ def predict_maps(
             group = sized[first : first + batch]
             pixels = buffer[: len(group) * height * width * 3].reshape(-1, height, width, 3)
             for tile, to in zip(group, pixels, strict=True):
-                to[...] = padded[tile.seen.top : tile.seen.bottom, tile.seen.left : tile.seen.right]
+                seen = tile.seen.shifted(-corner[0], -corner[1])
+                to[...] = padded[seen.top : seen.bottom, seen.left : seen.right]
             results = engine.run(pixels)
             for output in bundle.outputs:
                 for tile, result in zip(group, results[output.name], strict=True):
-                    place = _scaled(tile.kept, kept, output.stride)
-                    maps[output.name][place] = result[_scaled(tile.kept, tile.seen, output.stride)]
+                    place = scaled(tile.kept, kept, output.stride)
+                    maps[output.name][place] = result[scaled(tile.kept, tile.seen, output.stride)]
+                    for part in tile.blank:
+                        maps[output.name][scaled(part, kept, output.stride)] = 0
     return maps
 
 
-def _scaled(part: Window, whole: Window, stride: int) -> tuple[slice, slice]:
+def scaled(part: Window, whole: Window, stride: int) -> tuple[slice, slice]:
     """Where ``part`` lies in a map of ``whole``; both start at whole strides."""
     top, left = (part.top - whole.top) // stride, (part.left - whole.left) // stride
     return slice(top, top - (-part.height // stride)), slice(left, left - (-part.width // stride))

@@ -8,11 +8,13 @@ import os
 import shutil
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from nucfast.pipeline.memory import processes_in_memory, regions_in_memory
 from nucfast.pipeline.prepare import facts, fingerprint, slide_area
 from nucfast.pipeline.progress import Progress
 from nucfast.pipeline.results import ResultFiles
-from nucfast.pipeline.slide_run import Plan, plan, run_regions
+from nucfast.pipeline.seams import shares
+from nucfast.pipeline.slide_run import REGION_PX, SHARING_REGION_PX, Plan, plan, run_regions
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide, SlideInput, find_slides, open_slide
 from nucfast.version import VERSION
@@ -143,7 +146,11 @@ def infer(
     engine = create_engine(
         bundle, engine=config.engine, device=config.device, precision=config.precision, threads=config.threads
     )
-    largest_px = (config.region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2
+    # Workers of a cluster do regions one by one.
+    shared = config.dask is None and shares(engine)
+    region_px = config.region_px or (SHARING_REGION_PX if shared else REGION_PX)
+    config = replace(config, region_px=region_px)
+    largest_px = (region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2
     in_flight = regions_in_memory(config.max_memory, largest_px, most=2 * engine.threads + 2)
     root = Path(output)
     stages = Stages()
@@ -288,6 +295,7 @@ class _Job:
         """
         mpp = self.config.mpp if self.config.mpp is not None else self.entry.mpp
         with open_slide(self.entry.path, mpp=mpp) as slide:
+            assert self.config.region_px is not None  # it was chosen with the engine
             layout = plan(slide, self.bundle, region_px=self.config.region_px)
             first_look = not self.fingerprint
             if first_look:
@@ -311,7 +319,7 @@ class _Job:
                 status="planned",
                 folder=_text(self.folder),
                 regions=len(regions),
-                analysed_mm2=round(sum(map(_area_px, regions)) * self._mm2_per_px(layout), 4),
+                analysed_mm2=round(_area_px(regions) * self._mm2_per_px(layout), 4),
             )
             if self.worker is None:
                 return report
@@ -389,15 +397,26 @@ class _Job:
         todo = self._todo(done)
         claims: dict[int, int] = {}
         mm2_per_px = self._mm2_per_px(layout)
-        progress = Progress(len(self.wanted), len(done), sum(map(_area_px, todo)) * mm2_per_px)
+        progress = Progress(len(self.wanted), len(done), _area_px(todo) * mm2_per_px)
+
+        def claim(region: Region) -> bool:
+            turn = journal.claim(region.index)
+            # Whoever finishes a slide removes its claims, but not before its results are there.
+            if turn is None or self._marker.exists():
+                return False
+            claims[region.index] = turn
+            return True
 
         def claimed() -> Iterator[Region]:
-            for region in todo:
-                turn = journal.claim(region.index)
-                # Whoever finishes a slide removes its claims, but not before its results are there.
-                if turn is not None and not self._marker.exists():
-                    claims[region.index] = turn
-                    yield region
+            # Each process does a row of its own, in which neighbours share what they see; what is left of
+            # others' rows comes last.
+            later: list[Region] = []
+            for _, group in groupby(todo, lambda region: region.owned.top):
+                row = deque(group)
+                while row and claim(row[0]):
+                    yield row.popleft()
+                later += row
+            yield from filter(claim, later)
 
         def finish(region: Region, nuclei: Nuclei) -> None:
             with self.stages.timed("journal"):
@@ -426,7 +445,7 @@ class _Job:
             for region, nuclei in results:
                 if self.cluster is not None:
                     finish(region, nuclei)
-                facts = progress.add(len(nuclei), _area_px(region) * mm2_per_px)
+                facts = progress.add(len(nuclei), region.owned.area * mm2_per_px)
                 self.on_event({"event": "region", "slide": _text(self.entry.path), **facts})
         except SlideError as error:
             kept = len(journal.finished([region.index for region in self.wanted]))
@@ -440,14 +459,17 @@ class _Job:
 
     def _todo(self, done: set[int]) -> list[Region]:
         """The regions that are this process's to do."""
-        return [region for region in self.wanted if region.index not in done and self._in_shard(region.index)]
+        return [region for region in self._shard() if region.index not in done]
 
-    def _in_shard(self, index: int) -> bool:
+    def _shard(self) -> list[Region]:
+        """The wanted regions that are this shard's, one after another: neighbours share what they see."""
         if self.config.shard is None:
-            return True
+            return self.wanted
         number, count = self.config.shard
-        # Slides start at different shards, or the first would get all the small slides.
-        return (index + zlib.crc32(os.fsencode(self.entry.relative_name))) % count == number - 1
+        # Slides start at different shards, or the last would get all the small slides.
+        place = (number + zlib.crc32(os.fsencode(self.entry.relative_name))) % count
+        begin, end = (len(self.wanted) * at // count for at in (place, place + 1))
+        return self.wanted[begin:end]
 
     def _wants(self, region: Region, scale: float) -> bool:
         owned = region.owned
@@ -648,8 +670,8 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _area_px(region: Region) -> int:
-    return region.owned.height * region.owned.width
+def _area_px(regions: Iterable[Region]) -> int:
+    return sum(region.owned.area for region in regions)
 
 
 def _manifest_name(shard: tuple[int, int] | None) -> str:

@@ -14,11 +14,12 @@ from nucfast.engine import Bundle, Engine, Maps
 from nucfast.errors import SlideError
 from nucfast.nuclei import Nuclei
 from nucfast.pipeline.area import Area
-from nucfast.pipeline.cover import CPU_PARTS, GPU_PARTS, Tile, cover
+from nucfast.pipeline.cover import CPU_CELL_PX, Tile, cover
 from nucfast.pipeline.damage import inside
 from nucfast.pipeline.decode import Decoded, decode_region
 from nucfast.pipeline.grid import Region, Window, regions
 from nucfast.pipeline.maps import predict_maps
+from nucfast.pipeline.seams import Seams, shares
 from nucfast.pipeline.stages import Stages
 from nucfast.slide import Slide
 from nucfast.slide.base import WHITE, Part
@@ -27,6 +28,10 @@ from nucfast.slide.base import WHITE, Part
 # few per cent of size mean nothing to the network, while whole factors are read faster and without
 # resampling.
 SCALE_TOLERANCE = 0.05
+
+# Sides of regions. Small ones begin and end sooner and need less memory, but cost more where neighbours do
+# not share what they see (``seams``).
+REGION_PX, SHARING_REGION_PX = 4096, 2048
 
 # How much larger the halo becomes for nuclei that reach past it, before they are reported as cut.
 HALO_FACTORS = (2, 4, 8)
@@ -116,6 +121,8 @@ def run_regions(
     reading: deque[tuple[Region, Future[Sight]]] = deque()
     decoding: deque[tuple[Region, Future[Nuclei]]] = deque()
     unreadable: SlideError | None = None
+    seams = Seams(layout.regions, engine.bundle, in_flight=in_flight) if shares(engine) else None
+    first = True
 
     def decode(region: Region, sight: Sight, maps: Maps) -> Nuclei:
         nuclei = task.decode(region, sight, maps)
@@ -133,15 +140,24 @@ def run_regions(
                     following = next(upcoming, None)
                     if following is None:
                         break
-                    reading.append((following, read_pool.submit(task.read, following)))
+                    computed = seams.begin(following) if seams else None
+                    reading.append((following, read_pool.submit(task.read, following, computed, first=first)))
+                    first = False
                 if reading:
                     region, pixels = reading.popleft()
                     try:
                         sight = pixels.result()
+                        # What is damaged, or next to it, does not depend on where its neighbours were read.
+                        if seams and sight.computed != region.decoded and not seams.has_rest(region):
+                            sight = task.read(region)
                     except SlideError as error:
                         unreadable = unreadable or error
                         continue
                     maps = task.predict(region, sight)
+                    if seams and sight.computed != region.decoded:
+                        seams.fill(region, maps)
+                    if seams and not sight.damage:
+                        seams.keep(region, maps)
                     decoding.append((region, decode_pool.submit(decode, region, sight, maps)))
                     del sight, maps, pixels
                 elif not decoding:
@@ -168,12 +184,14 @@ def run_regions(
 class Sight:
     """What is seen of a region: pixels of a window of the slide, and which tiles the network needs.
 
-    ``damage`` is white because it cannot be read, in level-0 pixels.
+    The tiles make maps of ``computed``; those of the rest of the region are known. ``damage`` is what cannot
+    be read and is white, in level-0 pixels.
     """
 
     window: Window
     image: NDArray[np.uint8]
     tiles: list[Tile]
+    computed: Window
     damage: list[Part]
 
 
@@ -189,55 +207,83 @@ class RegionTask:
     area: Area | None = None
     allow_unreadable: bool = False
 
-    def read(self, region: Region) -> Sight:
-        """The pixels that the network needs; others of the window may be left white."""
+    def read(self, region: Region, computed: Window | None = None, *, first: bool = False) -> Sight:
+        """The pixels that are needed; others of the window may be left white.
+
+        Args:
+            region: the region.
+            computed: the part of ``region.decoded`` whose maps are to be computed; None: all.
+            first: the network's first tile shall be the largest, so that the engine gets its memory once.
+        """
+        computed = computed or region.decoded
         window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
-        lengths = CPU_PARTS
+        cell_px = CPU_CELL_PX
         if self.engine.device != "cpu":
-            lengths = GPU_PARTS
+            cell_px = bundle.tile_px  # a new shape costs a GPU a hundred megapixels' time
+        if first or self.engine.device != "cpu":
             window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=self.layout.slide)
         with self.stages.timed("read", window.height * window.width):
             # At the slide's end the last stride is not whole.
-            height, width = (-(-size // bundle.stride_px) * bundle.stride_px for size in window.size)
-            inside = region.decoded.shifted(-window.top, -window.left)
-            wanted = self._wanted(window)
-            tiles = cover(inside, Window(0, 0, height, width), bundle, wanted=wanted, parts=lengths)
-            parts = [(t.seen.left, t.seen.top, t.seen.width, t.seen.height) for t in tiles]
+            stride = bundle.stride_px
+            whole = window.grown(0, align_px=stride, within=Window(0, 0, 1 << 40, 1 << 40))
+            wanted = self._wanted
+            tiles = cover(computed, whole, bundle, wanted=wanted if self.area else None, cell_px=cell_px)
+            if first and tiles:
+                tile = tiles[0]
+                seen = tile.seen.at_least(bundle.tile_px, align_px=stride, within=whole)
+                if seen.area < 1.5 * tile.seen.area:
+                    tiles[0] = replace(tile, seen=seen)
+            known = [
+                Window(region.decoded.top, region.decoded.left, computed.top, region.decoded.right),
+                Window(computed.top, region.decoded.left, computed.bottom, computed.left),
+            ]
+            parts = [
+                (part.left - window.left, part.top - window.top, part.width, part.height)
+                for part in [*(tile.seen for tile in tiles), *filter(wanted, known)]
+            ]
             left, top = window.left * scale, window.top * scale
             try:
                 image = self.slide.read_scaled(left, top, window.width, window.height, scale, parts=parts)
             except SlideError:
+                if first:  # the damage may lie where only the larger tile sees
+                    return self.read(region, computed)
                 if not self.allow_unreadable:
                     raise
-                return self._read_around_damage(window, tiles)
-        return Sight(window, image, tiles, [])
+                if computed != region.decoded:
+                    return self.read(region)
+                return self._read_around_damage(region, window, tiles)
+        return Sight(window, image, tiles, computed, [])
 
-    def _read_around_damage(self, window: Window, tiles: list[Tile]) -> Sight:
+    def _read_around_damage(self, region: Region, window: Window, tiles: list[Tile]) -> Sight:
         """The same, where it cannot all be read; tiles overlap, so the damage is that of their kept parts."""
         scale, damage = self.layout.scale, list[Part]()
         image = np.full((window.height, window.width, 3), WHITE, np.uint8)
         for tile in tiles:
-            seen, found = tile.seen, list[Part]()
-            view = image[seen.top : seen.bottom, seen.left : seen.right]
+            found = list[Part]()
+            seen = tile.seen.within(window)
+            place = seen.shifted(-window.top, -window.left)
+            view = image[place.top : place.bottom, place.left : place.right]
             view[...] = self.slide.read_around_damage(
-                (window.left + seen.left) * scale,
-                (window.top + seen.top) * scale,
+                seen.left * scale,
+                seen.top * scale,
                 view.shape[1],
                 view.shape[0],
                 scale,
                 fill=WHITE,
                 damage=found,
             )
-            damage += inside(found, tile.kept.shifted(window.top, window.left), scale)
-        return Sight(window, image, tiles, damage)
+            damage += inside(found, tile.kept, scale)
+        return Sight(window, image, tiles, region.decoded, damage)
 
     def predict(self, region: Region, sight: Sight) -> Maps:
         """The network's maps over ``region.decoded``."""
-        pixels = sum(tile.seen.height * tile.seen.width for tile in sight.tiles)
-        kept = region.decoded.shifted(-sight.window.top, -sight.window.left)
+        pixels = sum(tile.seen.area for tile in sight.tiles)
+        corner = sight.window.top, sight.window.left
         batch = self.batch * len(self.engine.device.split(","))  # for each of the engine's GPUs
         with self.stages.timed("network", pixels):
-            return predict_maps(self.engine, sight.image, sight.tiles, kept, batch=batch)
+            return predict_maps(
+                self.engine, sight.image, sight.tiles, region.decoded, corner=corner, batch=batch
+            )
 
     def decode(self, region: Region, sight: Sight, maps: Maps) -> Nuclei:
         """The nuclei that the region owns; ``meta["oversized"]`` holds the ids of those that may be cut.
@@ -274,18 +320,15 @@ class RegionTask:
                 slide=layout.slide,
             )
 
-    def _wanted(self, window: Window) -> Callable[[Window], bool] | None:
-        """Whether a part of a window, given by its place in there, can hold pixels of a wanted nucleus."""
-        if self.area is None:
-            return None
-        area, scale, halo = self.area, self.layout.scale, self.engine.bundle.halo_px
-
-        def wanted(part: Window) -> bool:
-            return area.any_in(
-                (window.left + part.left - halo) * scale,
-                (window.top + part.top - halo) * scale,
+    def _wanted(self, part: Window) -> bool:
+        """Whether a part of the slide can hold pixels of a wanted nucleus."""
+        scale, halo = self.layout.scale, self.engine.bundle.halo_px
+        return bool(part.area) and (
+            self.area is None
+            or self.area.any_in(
+                (part.left - halo) * scale,
+                (part.top - halo) * scale,
                 (part.width + 2 * halo) * scale,
                 (part.height + 2 * halo) * scale,
             )
-
-        return wanted
+        )

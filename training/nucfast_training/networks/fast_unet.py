@@ -120,20 +120,43 @@ class FastUNet(nn.Module):
             heads["class"] = kinds
         return heads
 
-    def links(self) -> list[tuple[str, list[str]]]:
-        """Convolutions behind which the number of channels is free, each with all that read them."""
-        found = [
-            (f"{name}.body.0.0", [f"{name}.body.1"])
+    def links(self) -> list[tuple[list[str], list[str]]]:
+        """Where the number of channels is free: all convolutions that give them, and all that read them.
+
+        Those that give them are added up: a level's first convolution, its residual blocks, and what comes
+        from below.
+        """
+        found: list[tuple[list[str], list[str]]] = []
+        for stride in self.strides:
+            blocks = [
+                f"{name}.body"
+                for name, module in self.named_modules()
+                if isinstance(module, Residual) and name.startswith(f"encode{stride}.")
+            ]
+            makers = [f"encode{stride}.0", *(f"{block}.1" for block in blocks)]
+            readers = [f"{block}.0.0" for block in blocks]
+            if stride < self.stride_px:
+                makers.append(f"lift{stride}")
+                readers += [f"encode{2 * stride}.0", f"decode{stride}.0"]
+            else:
+                readers.append(f"lift{stride // 2}")
+            found.append((makers, readers))
+        found += [
+            ([f"{name}.body.0.0"], [f"{name}.body.1"])
             for name, module in self.named_modules()
             if isinstance(module, Residual)
         ]
         for stride in reversed(self.strides[:-1]):
-            if isinstance(self.get_submodule(f"decode{stride}")[-1], Residual):  # type: ignore[index]
-                continue  # it hands on what it is given
-            readers = [f"lift{stride // 2}" if stride > 2 else "maps"]
+            blocks = [
+                f"decode{stride}.{place}.body"
+                for place, module in enumerate(self.get_submodule(f"decode{stride}"))  # type: ignore[arg-type]
+                if isinstance(module, Residual)
+            ]
+            readers = [f"{block}.0.0" for block in blocks]
+            readers.append(f"lift{stride // 2}" if stride > 2 else "maps")
             if self.kinds is not None and stride == self.class_stride:
                 readers.append("kinds")
-            found.append((f"decode{stride}.0", readers))
+            found.append(([f"decode{stride}.0", *(f"{block}.1" for block in blocks)], readers))
         return found
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
