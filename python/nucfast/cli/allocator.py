@@ -8,16 +8,18 @@ import os
 from collections.abc import Mapping
 
 # Of mallopt(3), which glibc has and other C libraries lack.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 
 def give_memory_back() -> None:
-    """Return large arrays to the system: kept and cut up, they cost a run a quarter more memory."""
+    """Return the largest arrays to the system, and keep those of a region for the next one.
+
+    Fresh memory costs more than to fill it. Arrays of 32 MB and more, kept and cut up, would cost a run a
+    quarter more memory; smaller ones do not, if all threads take them from one place.
+    """
     # Arrow's own allocator keeps what it has had.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # Large: those that NumPy asks to have in huge pages. Smaller ones come page by page, which costs more
-    # than to fill them. A low trim threshold would give the heap's end back after every tile.
-    _mallopt({_M_MMAP_THRESHOLD: 4 << 20, _M_TRIM_THRESHOLD: 32 << 20})
+    _mallopt({_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20, _M_ARENA_MAX: 1})
 
 
 def keep_memory() -> None:

@@ -33,6 +33,9 @@ SCALE_TOLERANCE = 0.05
 # not share what they see (``seams``).
 REGION_PX, SHARING_REGION_PX = 4096, 2048
 
+# A region is decoded by so many threads: more of them only add halos.
+DECODE_THREADS = 4
+
 # How much larger the halo becomes for nuclei that reach past it, before they are reported as cut.
 HALO_FACTORS = (2, 4, 8)
 
@@ -93,8 +96,8 @@ def run_regions(
 ) -> Iterator[tuple[Region, Nuclei]]:
     """Run regions through all stages and yield them in order.
 
-    Some threads read ahead, the caller's thread runs the network, ``decoders`` threads decode and finish. At
-    most ``in_flight`` regions are anywhere between being read and being yielded, which bounds memory.
+    Some threads read ahead, the caller's thread runs the network, others decode and finish. At most
+    ``in_flight`` regions are anywhere between being read and being yielded, which bounds memory.
 
     Where a part of the slide cannot be read, the regions that need it are left out and all others run, unless
     ``allow_unreadable`` takes it for empty.
@@ -105,7 +108,7 @@ def run_regions(
         todo: the regions to run; the next one is asked for when there is room for it.
         engine: the network; its bundle says how to decode.
         batch: tiles that go through the network at once, on each GPU if there are several.
-        decoders: threads that decode.
+        decoders: threads that decode, up to ``DECODE_THREADS`` of them one region.
         stages: timings are added here.
         finish: called in the decoder's thread with each result, before it is yielded.
         in_flight: regions in memory at once.
@@ -117,6 +120,7 @@ def run_regions(
     """
     task = RegionTask(slide, layout, engine, batch, stages, area, allow_unreadable)
     readers = min(in_flight, max(1, decoders // 2))
+    at_once = max(1, decoders // DECODE_THREADS)
     upcoming = iter(todo)
     reading: deque[tuple[Region, Future[Sight]]] = deque()
     decoding: deque[tuple[Region, Future[Nuclei]]] = deque()
@@ -130,9 +134,9 @@ def run_regions(
         return nuclei
 
     with (
-        stages.staffed(read=readers, network=1, decode=decoders),
+        stages.staffed(read=readers, network=1, decode=at_once),
         ThreadPoolExecutor(readers, "nucfast-read") as read_pool,
-        ThreadPoolExecutor(decoders, "nucfast-decode") as decode_pool,
+        ThreadPoolExecutor(at_once, "nucfast-decode") as decode_pool,
     ):
         try:
             while True:
@@ -291,7 +295,7 @@ class RegionTask:
         ``meta["unreadable"]`` holds what of the region was taken for empty, (x, y, width, height) in level-0
         pixels. Where a nucleus reaches past the halo, the region is done again with a larger one.
         """
-        decoded = self._decode(region, sight, maps)
+        decoded = self._decode(region, sight, maps, threads=min(DECODE_THREADS, self.engine.threads))
         halo_px = self.engine.bundle.halo_px
         for factor in HALO_FACTORS:
             if not decoded.oversized:
@@ -306,7 +310,7 @@ class RegionTask:
         unreadable = inside(sight.damage, region.owned, self.layout.scale)
         return replace(nuclei, meta={"oversized": oversized, "unreadable": unreadable})
 
-    def _decode(self, region: Region, sight: Sight, maps: Maps) -> Decoded:
+    def _decode(self, region: Region, sight: Sight, maps: Maps, *, threads: int = 1) -> Decoded:
         layout, window = self.layout, region.decoded
         row, col = window.top - sight.window.top, window.left - sight.window.left
         with self.stages.timed("decode", window.height * window.width):
@@ -318,6 +322,7 @@ class RegionTask:
                 scale=layout.scale,
                 mpp=layout.mpp,
                 slide=layout.slide,
+                threads=threads,
             )
 
     def _wanted(self, part: Window) -> bool:
