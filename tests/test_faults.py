@@ -98,6 +98,18 @@ def test_killed_at_any_moment(slide, settings, expected, tmp_path, seed):
     assert names(tmp_path) == ["made.svs", "manifest.json"]
 
 
+def test_killed_where_neighbours_share_what_they_see(slide, settings, tmp_path):
+    """After a kill regions compute what else they would have got from their neighbours: to the same bytes."""
+    int8 = {**settings, "model": "he-fast", "precision": "int8"}
+    assert infer(slide, tmp_path / "whole", **int8).slides[0].nuclei > 50
+    for kill_at in (60, 100):
+        assert killable.run(slide, tmp_path / "killed", kill_at=kill_at, **int8) == -signal.SIGKILL
+    done = len(list(tmp_path.glob("killed/made.svs/.nucfast-work/*/*.part")))
+    assert 3 <= done < 16
+    assert killable.run(slide, tmp_path / "killed", **int8) == 0
+    assert_same(tmp_path / "killed" / "made.svs", tmp_path / "whole" / "made.svs")
+
+
 def test_parts_damaged_by_a_power_cut_are_done_again(slide, settings, expected, tmp_path):
     assert killable.run(slide, tmp_path, kill_at=60, **settings) == -signal.SIGKILL
     parts = sorted(tmp_path.glob("made.svs/.nucfast-work/*/*.part"))

@@ -259,11 +259,14 @@ def test_output_that_cannot_be_made(slide, tmp_path):
     assert f"{tmp_path / slide.name / 'run.json'}: cannot be read" in failed.error
 
 
-def test_regions_hardly_change_what_the_real_network_finds(engine):
-    """Seams: a region sees the same pixels, but the network sees less of their surroundings."""
+def test_regions_do_not_change_what_the_real_network_finds(engine):
+    """Seams: the margin holds all that the network sees, and in int8 a tile's shape changes no sum."""
     image = synthetic_slide(3000, 2000, nuclei_per_mm2=4000, seed=1).image
     whole = segment(image, engine=engine, region_px=4096)
     parts = segment(image, engine=engine, region_px=700)
     assert len(whole) > 1000
-    same = match(whole.to_labels((2000, 3000)), parts.to_labels((2000, 3000)), iou_threshold=0.9)
-    assert same.tp >= 0.999 * max(len(whole), len(parts))
+    if engine.precision == "int8":
+        assert_nuclei_equal(parts[np.argsort(parts.id)], whole)
+    else:
+        same = match(whole.to_labels((2000, 3000)), parts.to_labels((2000, 3000)), iou_threshold=0.9)
+        assert same.tp >= 0.999 * max(len(whole), len(parts))
