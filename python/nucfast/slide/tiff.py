@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +46,9 @@ _PHOTOMETRIC_NAMES = {3: "palette", 4: "mask", 5: "CMYK", 8: "CIELab", 9: "ICCLa
 
 # A tile is decoded as a whole; no scanner writes more than 4096 x 4096.
 _MAX_TILE_PX = 2**26
+
+# Decoded tiles that are kept for the next read: those of one region of 2048 px.
+_RECENT_BYTES = 20 * 2**20
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class TiffSlide(Slide):
             properties=properties,
         )
         self._tiles = levels
+        self._recent: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+        self._recent_lock = threading.Lock()
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         # Also where the caller forgets to close.
         self._close_file = weakref.finalize(self, os.close, self._fd)
@@ -139,7 +146,8 @@ class TiffSlide(Slide):
                 x0, x1 = max(x, left), min(x + width, left + tile_width)
                 tile = None
                 if needed[row, col]:
-                    tile = self._tile(tiles, (first_row + row) * tiles.across + first_col + col, factor)
+                    index = (first_row + row) * tiles.across + first_col + col
+                    tile = self._recent_tile(level, index, factor)
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = (
                     WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
                 )
@@ -150,6 +158,22 @@ class TiffSlide(Slide):
         tiles = self._tiles[level]
         rows = _tiles_under(y, height, tiles.tile_height, 0)
         return bool(tiles.stored[rows, _tiles_under(x, width, tiles.tile_width, 0)].any())
+
+    def _recent_tile(self, level: int, index: int, factor: int) -> NDArray[np.uint8] | None:
+        """``_tile``, kept for a while: a region and the next one overlap. For reading only."""
+        key = level, index, factor
+        with self._recent_lock:
+            tile = self._recent.get(key)
+            if tile is not None:
+                self._recent.move_to_end(key)
+                return tile
+        tile = self._tile(self._tiles[level], index, factor)
+        if tile is not None and tile.nbytes <= _RECENT_BYTES // 64:
+            with self._recent_lock:
+                self._recent[key] = tile
+                while len(self._recent) * tile.nbytes > _RECENT_BYTES:
+                    self._recent.popitem(last=False)
+        return tile
 
     def _tile(self, tiles: _Tiles, index: int, factor: int) -> NDArray[np.uint8] | None:
         """One decoded tile as RGB, averaged over squares of ``factor``; None where none is stored."""
