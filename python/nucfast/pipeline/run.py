@@ -408,14 +408,16 @@ class _Job:
             return True
 
         def claimed() -> Iterator[Region]:
-            # Each process does a row of its own, in which neighbours share what they see; what is left of
-            # others' rows comes last.
+            # Each process does pairs of rows of its own, in which neighbours share what they see; what is
+            # left of others' comes last. More rows at once would be written long after they are done.
             later: list[Region] = []
-            for _, group in groupby(todo, lambda region: region.owned.top):
-                row = deque(group)
-                while row and claim(row[0]):
-                    yield row.popleft()
-                later += row
+            assert self.config.region_px is not None
+            pair_px = 2 * self.config.region_px
+            for _, group in groupby(todo, lambda region: region.owned.top // pair_px):
+                pair = deque(group)
+                while pair and claim(pair[0]):
+                    yield pair.popleft()
+                later += pair
             yield from filter(claim, later)
 
         def finish(region: Region, nuclei: Nuclei) -> None:
