@@ -151,7 +151,11 @@ def infer(
     region_px = config.region_px or (SHARING_REGION_PX if shared else REGION_PX)
     config = replace(config, region_px=region_px)
     largest_px = (region_px + 2 * (bundle.halo_px + bundle.margin_px)) ** 2
-    in_flight = regions_in_memory(config.max_memory, largest_px, most=2 * engine.threads + 2)
+    in_flight = regions_in_memory(
+        config.max_memory,
+        largest_px,
+        most=engine.threads + 2 if engine.device == "cpu" else 2 * engine.threads + 2,
+    )
     root = Path(output)
     stages = Stages()
     on_event(

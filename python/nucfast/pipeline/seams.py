@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nucfast.engine import Bundle, Engine, Maps
 from nucfast.pipeline.grid import Region, Window
@@ -79,7 +83,14 @@ class Seams:
                 strips[index] = (
                     part,
                     {
-                        name: values[scaled(part, region.decoded, self._strides[name])].copy()
+                        name: _copy(values[scaled(part, region.decoded, self._strides[name])])
                         for name, values in maps.items()
                     },
                 )
+
+
+def _copy(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In pages of its own: what stays for long among what comes and goes would cut the heap up."""
+    copy = np.frombuffer(mmap.mmap(-1, values.size), np.uint8).reshape(values.shape)
+    copy[...] = values
+    return copy

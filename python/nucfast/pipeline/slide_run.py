@@ -120,6 +120,8 @@ def run_regions(
     """
     task = RegionTask(slide, layout, engine, batch, stages, area, allow_unreadable)
     readers = min(in_flight, max(1, decoders // 2))
+    # What is read ahead no other process can do. A GPU may be waiting for it.
+    ahead = readers if engine.device == "cpu" else readers + 1
     at_once = max(1, decoders // DECODE_THREADS)
     upcoming = iter(todo)
     reading: deque[tuple[Region, Future[Sight]]] = deque()
@@ -140,7 +142,7 @@ def run_regions(
     ):
         try:
             while True:
-                while len(reading) + len(decoding) < in_flight and len(reading) <= readers:
+                while len(reading) + len(decoding) < in_flight and len(reading) < ahead:
                     following = next(upcoming, None)
                     if following is None:
                         break
@@ -221,20 +223,21 @@ class RegionTask:
         """
         computed = computed or region.decoded
         window, scale, bundle = region.read, self.layout.scale, self.engine.bundle
-        cell_px = CPU_CELL_PX
-        if self.engine.device != "cpu":
-            cell_px = bundle.tile_px  # a new shape costs a GPU a hundred megapixels' time
-        if first or self.engine.device != "cpu":
-            window = window.at_least(bundle.tile_px, align_px=bundle.stride_px, within=self.layout.slide)
+        stride, cell_px, least = bundle.stride_px, CPU_CELL_PX, 0
+        if self.engine.device != "cpu":  # a new shape costs a GPU a hundred megapixels' time
+            cell_px = least = bundle.tile_px
+        elif first:  # as large as what a region sees that shares nothing
+            side = max(max(region.read.size) for region in self.layout.regions)
+            least = min(bundle.tile_px, -(-side // stride) * stride)
+        window = window.at_least(least, align_px=stride, within=self.layout.slide)
         with self.stages.timed("read", window.height * window.width):
             # At the slide's end the last stride is not whole.
-            stride = bundle.stride_px
             whole = window.grown(0, align_px=stride, within=Window(0, 0, 1 << 40, 1 << 40))
             wanted = self._wanted
             tiles = cover(computed, whole, bundle, wanted=wanted if self.area else None, cell_px=cell_px)
             if first and tiles:
                 tile = tiles[0]
-                seen = tile.seen.at_least(bundle.tile_px, align_px=stride, within=whole)
+                seen = tile.seen.at_least(least, align_px=stride, within=whole)
                 if seen.area < 1.5 * tile.seen.area:
                     tiles[0] = replace(tile, seen=seen)
             known = [
