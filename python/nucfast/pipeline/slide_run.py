@@ -120,8 +120,6 @@ def run_regions(
     """
     task = RegionTask(slide, layout, engine, batch, stages, area, allow_unreadable)
     readers = min(in_flight, max(1, decoders // 2))
-    # What is read ahead no other process can do. A GPU may be waiting for it.
-    ahead = readers if engine.device == "cpu" else readers + 1
     at_once = max(1, decoders // DECODE_THREADS)
     upcoming = iter(todo)
     reading: deque[tuple[Region, Future[Sight]]] = deque()
@@ -142,7 +140,7 @@ def run_regions(
     ):
         try:
             while True:
-                while len(reading) + len(decoding) < in_flight and len(reading) < ahead:
+                while len(reading) + len(decoding) < in_flight and len(reading) <= readers:
                     following = next(upcoming, None)
                     if following is None:
                         break
