@@ -79,44 +79,26 @@ def decode_region(
         slide: the whole slide in model pixels; an object cut by its edge is not oversized.
         threads: so many, if the region is large enough for them.
     """
+    bands = _bands(region, bundle, threads)
+    if len(bands) > 1:
 
-    def decoded(part: Region) -> Decoded:
-        row, height = part.decoded.top - region.decoded.top, part.decoded.height
-        parts = {
-            name: values[scaled(part.decoded, region.decoded, bundle.output(name).stride)]
-            for name, values in maps.items()
-        }
-        return _decode(parts, image[row : row + height], part, bundle, scale, mpp, slide)
+        def decoded(band: Region) -> Decoded:
+            row, height = band.decoded.top - region.decoded.top, band.decoded.height
+            parts = {
+                name: values[scaled(band.decoded, region.decoded, bundle.output(name).stride)]
+                for name, values in maps.items()
+            }
+            pixels = image[row : row + height]
+            return decode_region(parts, pixels, band, bundle, scale=scale, mpp=mpp, slide=slide)
 
-    owned = region.owned
-    count = max(1, min(threads, owned.height // (_LEAST_HALOS * max(1, bundle.halo_px))))
-    if count > 1:
-        edges = [owned.top + owned.height * at // count for at in range(count + 1)]
-        bands = [
-            replace(region, owned=replace(owned, top=top, bottom=bottom)).with_halo(
-                bundle.halo_px, 0, bundle.stride_px, within=region.decoded
-            )
-            for top, bottom in pairwise(edges)
-        ]
-        with ThreadPoolExecutor(count - 1) as pool:
+        with ThreadPoolExecutor(len(bands) - 1) as pool:
             others = [pool.submit(decoded, band) for band in bands[1:]]
             found = [decoded(bands[0]), *(other.result() for other in others)]
         # What is too large for a band may lie within the region.
         if not any(part.oversized for part in found):
-            nuclei = Nuclei.concat([part.nuclei for part in found])
-            return Decoded(nuclei[nuclei.id.argsort()], frozenset())
-    return decoded(region)
+            joined = Nuclei.concat([part.nuclei for part in found])
+            return Decoded(joined[joined.id.argsort()], frozenset())
 
-
-def _decode(
-    maps: Maps,
-    image: NDArray[np.uint8],
-    region: Region,
-    bundle: Bundle,
-    scale: float,
-    mpp: float,
-    slide: Window,
-) -> Decoded:
     settings, window, um = bundle.decoder, region.decoded, mpp * scale
     nucleus = np.ascontiguousarray(maps["nucleus"][..., 0])
     splits = settings.name == "climb"
@@ -180,6 +162,19 @@ def _decode(
         mpp=mpp,
     )
     return Decoded(nuclei, frozenset(nuclei.id[_cut(box, window, slide)].tolist()))
+
+
+def _bands(region: Region, bundle: Bundle, threads: int) -> list[Region]:
+    """The region cut into as many as there are threads, if it is large enough for them."""
+    owned = region.owned
+    count = max(1, min(threads, owned.height // (_LEAST_HALOS * max(1, bundle.halo_px))))
+    edges = [owned.top + owned.height * at // count for at in range(count + 1)]
+    return [
+        replace(region, owned=replace(owned, top=top, bottom=bottom)).with_halo(
+            bundle.halo_px, 0, bundle.stride_px, within=region.decoded
+        )
+        for top, bottom in pairwise(edges)
+    ]
 
 
 def vote(
