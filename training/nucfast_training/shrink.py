@@ -112,14 +112,7 @@ def _thin(
     for name, (gram, cross, _), size in zip(readers, moments, sizes, strict=True):
         fit, _ = _fit(gram, cross, alive, size)
         old = _conv(narrow, name)
-        new = nn.Conv2d(
-            keep,
-            old.out_channels,
-            old.kernel_size,  # type: ignore[arg-type]
-            old.stride,  # type: ignore[arg-type]
-            old.padding,  # type: ignore[arg-type]
-            bias=old.bias is not None,
-        )
+        new = _like(old, keep, old.out_channels)
         new.weight.copy_(fit[:-1].T.reshape(new.weight.shape))
         if new.bias is not None:
             new.bias.copy_(fit[-1])
@@ -184,15 +177,20 @@ def _fit(gram: Tensor, cross: Tensor, alive: Tensor, size: int) -> tuple[Tensor,
     return inverse @ cross[rows], inverse
 
 
-def _part(old: nn.Conv2d, alive: Tensor) -> nn.Conv2d:
-    new = nn.Conv2d(
-        old.in_channels,
-        len(alive),
+def _like(old: nn.Conv2d, channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A new convolution of the same kind."""
+    return nn.Conv2d(
+        channels_in,
+        channels_out,
         old.kernel_size,  # type: ignore[arg-type]
         old.stride,  # type: ignore[arg-type]
         old.padding,  # type: ignore[arg-type]
         bias=old.bias is not None,
     )
+
+
+def _part(old: nn.Conv2d, alive: Tensor) -> nn.Conv2d:
+    new = _like(old, old.in_channels, len(alive))
     new.weight.copy_(old.weight[alive])
     if new.bias is not None and old.bias is not None:
         new.bias.copy_(old.bias[alive])

@@ -28,8 +28,8 @@ def shares(engine: Engine) -> bool:
 class Seams:
     """What neighbouring regions share, as far as one process computes both.
 
-    A region overlaps those to its right and below by two halos. Its maps there are kept until as many regions
-    have begun as lie in a row: a region is right without them, only later.
+    A region overlaps those to its right and below by two halos. Its maps there are kept until these have
+    taken them, or a row of regions more has begun; one that comes later computes all that it sees.
     """
 
     def __init__(self, regions: Sequence[Region], bundle: Bundle, *, in_flight: int) -> None:

@@ -151,7 +151,7 @@ def run_regions(
                     region, pixels = reading.popleft()
                     try:
                         sight = pixels.result()
-                        # What is damaged, or next to it, does not depend on where its neighbours were read.
+                        # Of a neighbour that is damaged nothing is kept: then the region is done by itself.
                         if seams and sight.computed != region.decoded and not seams.has_rest(region):
                             sight = task.read(region)
                     except SlideError as error:
@@ -228,7 +228,7 @@ class RegionTask:
             side = max(max(region.read.size) for region in self.layout.regions)
             least = min(bundle.tile_px, -(-side // stride) * stride)
         window = window.at_least(least, align_px=stride, within=self.layout.slide)
-        with self.stages.timed("read", window.height * window.width):
+        with self.stages.timed("read", window.area):
             # At the slide's end the last stride is not whole.
             whole = window.grown(0, align_px=stride, within=Window(0, 0, 1 << 40, 1 << 40))
             wanted = self._wanted
@@ -314,7 +314,7 @@ class RegionTask:
     def _decode(self, region: Region, sight: Sight, maps: Maps, *, threads: int = 1) -> Decoded:
         layout, window = self.layout, region.decoded
         row, col = window.top - sight.window.top, window.left - sight.window.left
-        with self.stages.timed("decode", window.height * window.width):
+        with self.stages.timed("decode", window.area):
             return decode_region(
                 maps,
                 sight.image[row : row + window.height, col : col + window.width],
